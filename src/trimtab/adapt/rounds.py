@@ -1,0 +1,372 @@
+"""Online adaptation as a generator of rounds (BBox-Adapter, Algorithm 1); resumable at every point.
+
+A round in the order of time: draw from the adapted model (Eq. 4), let the judge select (Eq. 5, 6), form
+contrasts, fit (Eq. 7), calibrate and choose the decision rule's temperature on held-out questions, evaluate
+there, save. Round 0 is the warm start: recorded answers, or plain draws of the black box.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from trimtab.adapt.contrasts import earlier_positives, prefix_targets, with_replay
+from trimtab.adapt.held_out import HeldOut, evaluate_held_out, held_out_contrasts, judged
+from trimtab.adapt.sampling import Drawer, DrawSettings
+from trimtab.energy import (
+    EnergyModel,
+    FitSettings,
+    Manifest,
+    Progress,
+    fit_energy,
+    load_adapter,
+    save_adapter,
+)
+from trimtab.errors import InputError, RunError
+from trimtab.judge import contrast
+from trimtab.pools import recorded_pool, scored
+from trimtab.stopping import RuleName
+from trimtab.store import Store
+from trimtab.types import LLM, Contrast, Judge, Judgement, Pool, PrefixTarget, Question, Recorded, Task, Usage
+
+CHECKPOINT = "checkpoint"
+
+
+@dataclass(frozen=True, slots=True)
+class AdaptSettings:
+    """How to adapt. `rounds` counts the online rounds after the warm start (the paper's T)."""
+
+    rounds: int = 2
+    draw: DrawSettings = field(default_factory=DrawSettings)
+    replay: float = 0.5  # ours: share of earlier rounds' contrasts fitted again; 0 is the paper
+    prefixes: int = 0  # prefix targets of a question in a round; beam search needs some, 8 is enough
+    fit: FitSettings = field(default_factory=FitSettings)
+    rule: RuleName | Literal["auto"] = "auto"
+    patience: int = 1  # rounds without a better held-out accuracy before stopping
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """What one round did, and where its adapter is."""
+
+    index: int  # 0 = warm start
+    questions: int  # asked
+    failed: int  # questions the black box did not answer
+    samples: int
+    positives: int
+    negatives: int
+    contrasts: int  # fitted, replayed ones included
+    loss: float | None  # None when there was nothing to fit: the adapter stayed as it was
+    held_out: HeldOut
+    usage: Usage  # of this process: what was replayed from the store costs nothing
+    seconds: float
+    folder: Path
+    is_best: bool = True  # the best held-out result so far
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Where a round stands; `note` is a short figure to show beside the bar."""
+
+    round: int
+    name: Literal["draw", "judge", "fit", "score", "draw held-out"]
+    done: int
+    total: int
+    note: str = ""
+
+
+Report = Callable[[Stage], None]
+
+
+def _silent(_: Stage) -> None:
+    """No progress wanted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """All that a run of rounds works with."""
+
+    questions: Sequence[Question]
+    held_out: Sequence[Question] | Sequence[Recorded]
+    task: Task
+    energy: EnergyModel
+    judge: Judge
+    store: Store
+    folder: Path  # checkpoints and one adapter folder a round
+    run_id: str
+    llm: LLM | None = None
+    recorded: Sequence[Recorded] = ()
+    settings: AdaptSettings = field(default_factory=AdaptSettings)
+    manifest: Manifest | None = None  # facts to record in every round's adapter
+    report: Report = _silent
+
+
+def adapt(job: Job) -> Iterator[Round]:
+    """The rounds of online adaptation, each yielded once it is saved; `job.energy` is adapted in place.
+
+    A run that was killed goes on where it was: finished rounds are yielded as they were recorded, paid
+    responses come from the store, and a fit resumes at its last checkpoint.
+
+    Raises:
+        InputError: neither recorded answers nor a black box, or nothing to learn from.
+        LLMError: the black box refuses, or most questions fail.
+    """
+    if job.llm is None and not job.recorded:
+        raise InputError("adapting needs recorded answers or a black box to ask; neither was given")
+    run = _Run(job)
+    best: Round | None = None
+    for index in range(job.settings.rounds + 1 if job.llm else 1):
+        done = run.finished(index) or run.round(index)
+        done = replace(done, is_best=best is None or _is_better(done, best))
+        best = done if done.is_best or best is None else best
+        run.note(done)
+        yield done
+        if index - best.index >= max(1, job.settings.patience):
+            break
+
+
+def best_round(rounds: Sequence[Round]) -> Round:
+    """The round with the best held-out result, the first of equals; the last where nothing is held out."""
+    best = rounds[0]
+    for each in rounds[1:]:
+        best = each if _is_better(each, best) else best
+    return best
+
+
+def _is_better(later: Round, earlier: Round) -> bool:
+    if not later.held_out.questions:
+        return True  # nothing to choose by: what has learnt from more rounds stays
+    return later.held_out.merit > earlier.held_out.merit
+
+
+class _Run:
+    """The state between rounds: contrasts so far and the held-out questions' answers."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.earlier: list[Contrast] = []
+        self.prefixes: list[PrefixTarget] = []
+        self.held_out: list[Pool] = []
+        self.held_out_usage = Usage()
+
+    # ---- a round that was finished before
+
+    def finished(self, index: int) -> Round | None:
+        """The round as an earlier process recorded it, its adapter loaded; None if it is still to do."""
+        records = {each.round: each for each in self.job.store.rounds(self.job.run_id)}
+        found = records.get(index)
+        if found is None or found.adapter is None or not found.adapter.is_dir():
+            return None
+        self._adopt(found.adapter)
+        pools = self._stored_pools(index)
+        judgements = self.job.store.judgements(self.job.run_id, index)
+        pools = [judged(pool, judgements[pool.question.id]) for pool in pools]
+        self._remember(self._contrasts(pools, judgements), self._prefixes(pools, index))
+        return _from_record(found.record, found.adapter)
+
+    def note(self, done: Round) -> None:
+        """Keeps a round's record, so that it need never be done again."""
+        self.job.store.put_round(self.job.run_id, done.index, _to_record(done), done.folder)
+
+    def _adopt(self, folder: Path) -> None:
+        """Continues from the weights in a round's folder."""
+        loaded, _ = load_adapter(folder)
+        self.job.energy.network.load_state_dict(loaded.network.state_dict())
+
+    def _stored_pools(self, index: int) -> list[Pool]:
+        stored = self.job.store.candidates(self.job.run_id, index)
+        return [Pool(q, stored.get(q.id, ())) for q in self._asked(index)]
+
+    # ---- a round in the order of time
+
+    def round(self, index: int) -> Round:
+        """One round, from its draws to its saved adapter."""
+        started = time.monotonic()
+        pools, usage = self._pools(index)
+        for pool in pools:
+            self.job.store.put_candidates(self.job.run_id, index, pool.question.id, pool.candidates)
+        judgements = self._judged(pools, index)
+        pools = [judged(pool, judgements[pool.question.id]) for pool in pools]
+        current = self._contrasts(pools, judgements)
+        self._refuse_nothing(current, pools)
+        held_out = self._held_out(index)
+        loss, fitted = self._fit(current, self._prefixes(pools, index), held_out, index)
+        found = self._evaluated(held_out, index)
+        folder = self._save(found, index)
+        self._remember(current, self._prefixes(pools, index))
+        return Round(
+            index=index,
+            questions=len(pools),
+            failed=sum(not pool.candidates for pool in pools),
+            samples=sum(len(pool.candidates) for pool in pools),
+            positives=sum(len(each.positives) for each in current),
+            negatives=sum(len(each.negatives) for each in current),
+            contrasts=fitted,
+            loss=loss,
+            held_out=found,
+            usage=usage + sum((each.usage for each in judgements.values()), start=Usage()),
+            seconds=time.monotonic() - started,
+            folder=folder,
+        )
+
+    def _asked(self, index: int) -> Sequence[Question]:
+        if index == 0 and self.job.recorded:
+            return [row.question for row in self.job.recorded]
+        return self.job.questions
+
+    def _pools(self, index: int) -> tuple[list[Pool], Usage]:
+        if index == 0 and self.job.recorded:
+            return [recorded_pool(row, self.job.task) for row in self.job.recorded], Usage()
+        stored = self.job.store.candidates(self.job.run_id, index)
+        if all(question.id in stored for question in self.job.questions):
+            return self._stored_pools(index), Usage()
+        # All of them again: paid responses are kept, and scores are the same to the last bit only if all
+        # answers are scored together, as they were.
+        drawn = self._drawer("draw", index).draw(self.job.questions, adapted=index > 0)
+        return drawn, sum((pool.usage for pool in drawn), start=Usage())
+
+    def _drawer(self, stage: Literal["draw", "draw held-out"], index: int) -> Drawer:
+        assert self.job.llm is not None
+        settings = replace(self.job.settings.draw, seed=_seed(self.job.settings.seed, stage, index))
+        return Drawer(
+            self.job.llm,
+            self.job.task,
+            self.job.energy,
+            settings,
+            lambda done, total: self.job.report(Stage(index, stage, done, total)),
+        )
+
+    def _judged(self, pools: Sequence[Pool], index: int) -> dict[str, Judgement]:
+        known = self.job.store.judgements(self.job.run_id, index)
+        todo = [pool for pool in pools if pool.question.id not in known]
+        for number, found in enumerate(asyncio.run(_judge_all(self.job.judge, todo)), 1):
+            self.job.store.put_judgement(self.job.run_id, index, found)
+            known[found.question_id] = found
+            self.job.report(Stage(index, "judge", number, len(todo)))
+        return known
+
+    def _contrasts(self, pools: Sequence[Pool], judgements: dict[str, Judgement]) -> list[Contrast]:
+        """Eq. 5 and 6: the positives so far and this round's, against this round's negatives."""
+        earlier = earlier_positives(self.earlier)
+        found = [
+            contrast(p.question, p.candidates, judgements[p.question.id], earlier.get(p.question.id, ()))
+            for p in pools
+            if p.question.id in judgements
+        ]
+        return [each for each in found if each is not None]
+
+    def _refuse_nothing(self, contrasts: Sequence[Contrast], pools: Sequence[Pool]) -> None:
+        if contrasts or self.earlier:
+            return
+        raise RunError(
+            f"nothing to learn from: none of {len(pools)} questions has both a right and a wrong answer; "
+            "use more draws, harder questions, or check that the task reads these answers (trimtab evaluate)"
+        )
+
+    def _prefixes(self, pools: Sequence[Pool], index: int) -> list[PrefixTarget]:
+        limit, seed = self.job.settings.prefixes, self.job.settings.seed + index
+        if not limit:
+            return []
+        return [
+            target for pool in pools for target in prefix_targets(pool, self.job.task, limit=limit, seed=seed)
+        ]
+
+    def _held_out(self, index: int) -> list[Pool]:
+        """The held-out questions with answers: the same plain draws in every round."""
+        if not self.held_out and self.job.held_out:
+            self.held_out = self._held_out_pools(index)
+            judgements = asyncio.run(_judge_all(self.job.judge, self.held_out))
+            self.held_out = [judged(p, j) for p, j in zip(self.held_out, judgements, strict=True)]
+        return self.held_out
+
+    def _held_out_pools(self, index: int) -> list[Pool]:
+        rows = [row for row in self.job.held_out if isinstance(row, Recorded)]
+        if rows:
+            return [recorded_pool(row, self.job.task) for row in rows]
+        questions = [row for row in self.job.held_out if isinstance(row, Question)]
+        pools = self._drawer("draw held-out", 0).draw(questions, adapted=False)
+        self.held_out_usage = sum((pool.usage for pool in pools), start=Usage())
+        return pools
+
+    def _fit(
+        self, current: list[Contrast], prefixes: list[PrefixTarget], held_out: Sequence[Pool], index: int
+    ) -> tuple[float | None, int]:
+        settings = self.job.settings
+        contrasts = with_replay(current, self.earlier, settings.replay, settings.seed + index)
+        if not contrasts:
+            return None, 0
+        checkpoint = self.job.folder / CHECKPOINT
+
+        def progress(at: Progress) -> None:
+            note = f"loss {at.loss:.3f}, {at.eta_s:.0f} s left"
+            self.job.report(Stage(index, "fit", at.step, at.steps, note))
+
+        report = fit_energy(
+            self.job.energy,
+            contrasts,
+            replace(settings.fit, seed=settings.fit.seed + index),
+            prefixes=[*prefixes, *self.prefixes],
+            held_out=held_out_contrasts(held_out),
+            checkpoint_dir=checkpoint,
+            progress=progress,
+        )
+        return report.training_loss, len(contrasts)
+
+    def _evaluated(self, pools: Sequence[Pool], index: int) -> HeldOut:
+        self.job.report(Stage(index, "score", 0, len(pools)))
+        rows = scored(pools, self.job.energy)
+        self.job.report(Stage(index, "score", len(pools), len(pools)))
+        return evaluate_held_out(rows, self.job.settings.rule, self.job.task.is_comparable)
+
+    def _save(self, found: HeldOut, index: int) -> Path:
+        folder = self.job.folder / f"round-{index}"
+        manifest = self.job.manifest or Manifest(
+            task=self.job.task.name,
+            backbone=self.job.energy.backbone,
+            loss=self.job.settings.fit.loss,
+            max_length=self.job.energy.max_length,
+        )
+        update = {
+            "rule": found.rule.name,
+            "temperature": found.rule.temperature,
+            "calibration": found.calibration,
+            "metrics": {"round": index, **{f"dev_{name}": value for name, value in found.accuracy.items()}},
+        }
+        save_adapter(folder, self.job.energy, manifest.model_copy(update=update))
+        shutil.rmtree(self.job.folder / CHECKPOINT, ignore_errors=True)
+        return folder
+
+    def _remember(self, contrasts: Sequence[Contrast], prefixes: Sequence[PrefixTarget]) -> None:
+        self.earlier.extend(contrasts)
+        self.prefixes.extend(prefixes)
+
+
+async def _judge_all(judge: Judge, pools: Sequence[Pool]) -> list[Judgement]:
+    return list(await asyncio.gather(*(judge.judge(pool.question, pool.candidates) for pool in pools)))
+
+
+def _seed(base: int, stage: str, index: int) -> int:
+    """A seed of its own for each round's draws; the held-out ones are the same in every round."""
+    return base * 1_000_003 + (index if stage == "draw" else 999_983)
+
+
+def _to_record(done: Round) -> dict[str, Any]:
+    return {**asdict(done), "folder": str(done.folder)}
+
+
+def _from_record(record: Any, folder: Path) -> Round:
+    known = dict(record)
+    return Round(
+        **{
+            **known,
+            "folder": folder,
+            "usage": Usage(),
+            "held_out": HeldOut.from_record(known["held_out"]),
+        }
+    )

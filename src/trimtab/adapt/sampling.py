@@ -1,0 +1,107 @@
+"""Drawing the answers of a round: plain from the black box, or from the adapted model (Eq. 4)."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Callable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from trimtab.drawing import BeamSettings, beam_search, draw_answers, over_questions
+from trimtab.errors import EndpointError, LLMError, RefusedError
+from trimtab.pools import scored
+from trimtab.search import resampled
+from trimtab.types import LLM, Pool, Question, Sampling, Scorer, Task
+
+FAILED_SHARE = 0.5  # more failures than this end the round: the black box is down, not hiccuping
+
+
+@dataclass(frozen=True, slots=True)
+class DrawSettings:
+    """How a round's answers are drawn.
+
+    `single`: complete answers. The adapted model is then sampled by importance resampling: `oversample`
+    times as many answers as wanted are drawn from the black box, and `draws` of them kept with probabilities
+    proportional to exp(g). `beam`: sentence-level search, whose final beams are the draws.
+    """
+
+    draws: int = 8  # M of Algorithm 1
+    search: Literal["single", "beam"] = "single"
+    oversample: int = 2
+    sampling: Sampling = field(default_factory=Sampling)
+    beam: BeamSettings = field(default_factory=BeamSettings)
+    concurrency: int = 20  # questions in flight
+    seed: int = 0
+
+
+class Drawer:
+    """Draws answers to questions, many at once; what fails stays in as an empty pool."""
+
+    def __init__(
+        self,
+        llm: LLM,
+        task: Task,
+        scorer: Scorer | None,
+        settings: DrawSettings,
+        report: Callable[[int, int], None] = lambda done, total: None,
+    ) -> None:
+        self.llm, self.task, self.scorer, self.settings, self.report = llm, task, scorer, settings, report
+
+    def draw(self, questions: Sequence[Question], *, adapted: bool) -> list[Pool]:
+        """One pool a question, in order; from the adapted model when `adapted`, else from the black box.
+
+        Raises:
+            RefusedError: the key or the model name is at fault; asking on would be refused too.
+            EndpointError: more than half of the questions failed.
+        """
+        if adapted and self.scorer is None:
+            raise ValueError("drawing from the adapted model needs a scorer")
+        if not adapted or self.scorer is None or self.settings.search == "beam":
+            return asyncio.run(self._all(questions, self.settings.draws, adapted))
+        pools = asyncio.run(self._all(questions, self.settings.draws * self.settings.oversample, False))
+        return [self._resampled(pool) for pool in scored(pools, self.scorer)]
+
+    async def _all(self, questions: Sequence[Question], draws: int, search: bool) -> list[Pool]:
+        pools: dict[str, Pool] = {}
+        failures: list[LLMError] = []
+
+        async def one(question: Question) -> tuple[Pool, LLMError | None]:
+            try:
+                return await self._pool(question, draws, search), None
+            except LLMError as error:
+                if isinstance(error, RefusedError) and error.is_of_all:
+                    raise
+                return Pool(question, ()), error
+
+        asking = over_questions(questions, one, concurrency=self.settings.concurrency)
+        async with aclosing(asking) as ended:
+            async for pool, error in ended:
+                pools[pool.question.id] = pool
+                failures += [error] if error else []
+                self._refuse_outage(failures, len(pools), len(questions))
+                self.report(len(pools), len(questions))
+        return [pools[question.id] for question in questions]
+
+    def _refuse_outage(self, failures: Sequence[LLMError], done: int, asked: int) -> None:
+        if len(failures) > FAILED_SHARE * asked:
+            raise EndpointError(f"{len(failures)} of {done} questions failed; the last one: {failures[-1]}")
+
+    async def _pool(self, question: Question, draws: int, search: bool) -> Pool:
+        seed = self.settings.seed
+        if search and self.scorer is not None:
+            beam = replace(self.settings.beam, seed=seed)
+            return await beam_search(question, self.llm, self.task, self.scorer, beam)
+        sampling = replace(self.settings.sampling, seed=seed)
+        return await draw_answers(question, self.llm, self.task, sampling, draws)
+
+    def _resampled(self, pool: Pool) -> Pool:
+        scores = [each.score or 0.0 for each in pool.candidates]
+        kept = resampled(scores, self.settings.draws, seed=_own_seed(self.settings.seed, pool.question.id))
+        return replace(pool, candidates=tuple(pool.candidates[index] for index in kept))
+
+
+def _own_seed(seed: int, question_id: str) -> int:
+    """A seed of the question's own, the same in every process."""
+    return int.from_bytes(hashlib.sha256(f"{seed}:{question_id}".encode()).digest()[:8], "big")

@@ -1,0 +1,250 @@
+"""`trimtab adapt`: train an adapter from recorded answers, from a black box online, or both."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trimtab.cli import build
+from trimtab.cli.console import print_json, say, table
+from trimtab.cli.progress import bars
+from trimtab.cli.settings import Settings
+from trimtab.data import data_hash, question_hash
+from trimtab.energy import Manifest, load_adapter, save_adapter, verify_adapter
+from trimtab.errors import ConfigError
+from trimtab.types import Question, Recorded, Task, Usage
+
+if TYPE_CHECKING:
+    from trimtab.adapt import AdaptSettings, Job, Round
+
+PREFIXES_FOR_BEAMS = 8  # prefix targets of a question, when step-by-step search will use the adapter
+
+
+def run(settings: Settings, as_json: bool) -> int:
+    """Runs the command; returns its exit code."""
+    _check(settings)
+    data = _Data.load(settings)
+    if settings.dry_run:
+        _say_what_would_be_asked(settings, data)
+        return 0
+    build.limit_threads(settings)
+    with closing(build.store_of(settings)) as store:
+        parent = verify_adapter(settings.adapter).weights_sha256 if settings.adapter else None
+        run_id, config = build.run_identity("adapt", settings, *data.hashes, parent or "")
+        if settings.force:
+            store.forget_run(run_id)
+            shutil.rmtree(build.run_folder(settings, run_id), ignore_errors=True)
+        store.start_run(run_id, "adapt", config)
+        job = _job(settings, data, store, run_id)
+        rounds = _rounds(job, as_json)
+        manifest = _save_best(settings, rounds)
+        store.finish_run(run_id)
+        usage = store.usage_of(run_id)
+    _tell(settings, manifest, rounds, usage, as_json)
+    return 0
+
+
+def _check(settings: Settings) -> None:
+    """Raises ConfigError for what can be seen to be wrong before anything is read, asked or trained."""
+    build.named(settings, "out")
+    assert settings.out is not None
+    if settings.recorded is None and settings.questions is None:
+        raise ConfigError("give --recorded (logged answers), or --questions with --model, to adapt from")
+    if settings.questions is not None and not build.live(settings):
+        raise ConfigError("--questions are for asking a black box: name it with --model (and --base-url)")
+    build.refuse_other_folder(settings.out)
+
+
+class _Data:
+    """What an adaptation reads: rows to learn from and rows held out."""
+
+    def __init__(
+        self,
+        task: Task,
+        recorded: Sequence[Recorded],
+        questions: Sequence[Question],
+        held_out: Sequence[Recorded] | Sequence[Question],
+    ) -> None:
+        self.task, self.recorded, self.questions, self.held_out = task, recorded, questions, held_out
+        self.hashes = [data_hash(rows) for rows in (recorded, questions, held_out)]
+
+    @classmethod
+    def load(cls, settings: Settings) -> _Data:
+        """The rows of the files the settings name, all checked before anything is done."""
+        recorded = build.recorded_rows(settings.recorded, settings)
+        questions = build.question_rows(settings.questions, settings)
+        task = build.task_of(settings, [*questions, *(row.question for row in recorded)])
+        if not recorded or (questions and build.live(settings)):
+            dev_questions = build.question_rows(settings.dev, settings)
+            asked, held_out = build.with_held_out(questions, dev_questions)
+            return cls(task, _apart(recorded, held_out), _apart(asked, held_out), held_out)
+        rows, dev = build.with_held_out(recorded, build.recorded_rows(settings.dev, settings))
+        learnt = _apart(rows, [row.question for row in dev])
+        return cls(task, learnt, [row.question for row in learnt], dev)
+
+
+def _apart(rows: Sequence[build.Row], held_out: Sequence[Question]) -> tuple[build.Row, ...]:
+    """The rows whose question is not held out: none is learnt from that the adapter is chosen by."""
+    taken = {question_hash(question.text) for question in held_out}
+    left = tuple(row for row in rows if question_hash(build.question_of(row).text) not in taken)
+    if len(left) < len(rows):
+        say(f"{len(rows) - len(left)} questions are held out too; they are not learnt from")
+    return left
+
+
+def _say_what_would_be_asked(settings: Settings, data: _Data) -> None:
+    rounds = settings.rounds if build.live(settings) else 0
+    warm = 0 if data.recorded else len(data.questions)
+    adapted = len(data.questions) * settings.draws * (2 if settings.search == "single" else 1)
+    held_out = 0 if data.held_out and isinstance(data.held_out[0], Recorded) else len(data.held_out)
+    answers = warm * settings.draws + rounds * adapted + held_out * settings.draws
+    if not build.live(settings):
+        answers = 0
+    say(
+        f"task {data.task.name}: {len(data.questions)} questions to learn from, "
+        f"{len(data.held_out)} held out; {rounds} online rounds; {answers} answers would be asked of "
+        f"{settings.model or 'no black box'}, each of at most {settings.max_tokens} tokens. "
+        "Nothing was asked."
+    )
+
+
+def _job(settings: Settings, data: _Data, store: Any, run_id: str) -> Job:
+    from trimtab.adapt import Job
+
+    llm = build.kept(build.chat(settings), store, run_id) if build.live(settings) else None
+    energy, parent = _energy(settings)
+    return Job(
+        questions=data.questions,
+        held_out=data.held_out,
+        task=data.task,
+        energy=energy,
+        judge=build.judge_of(settings, data.task, store, run_id),
+        store=store,
+        folder=build.run_folder(settings, run_id),
+        run_id=run_id,
+        llm=llm,
+        recorded=data.recorded,
+        settings=_adapt_settings(settings),
+        manifest=Manifest(
+            task=data.task.name,
+            black_box=settings.model,
+            backbone=energy.backbone,
+            loss=settings.loss,
+            max_length=energy.max_length,
+            seed=settings.seed,
+            data_hash=data.hashes[0] if data.recorded else data.hashes[1],
+            settings=settings.model_dump(mode="json", exclude=build.NOT_OF_THE_RUN),
+            parent=parent,
+        ),
+    )
+
+
+def _energy(settings: Settings) -> tuple[Any, str | None]:
+    """The energy model to start from: an earlier adapter's, or a backbone's; and that adapter's hash."""
+    from trimtab.energy import EnergyModel
+
+    if settings.adapter is not None:
+        energy, manifest = load_adapter(settings.adapter)
+        return energy, manifest.weights_sha256
+    head: Any = "mlm" if settings.loss == "mlm" else "scalar"
+    energy = EnergyModel.pretrained(
+        settings.backbone, max_length=settings.max_length, seed=settings.seed, head=head
+    )
+    return energy, None
+
+
+def _adapt_settings(settings: Settings) -> AdaptSettings:
+    from trimtab.adapt import AdaptSettings, DrawSettings
+    from trimtab.energy import FitSettings
+
+    return AdaptSettings(
+        rounds=settings.rounds,
+        draw=DrawSettings(
+            draws=settings.draws,
+            search=settings.search,
+            sampling=build.sampling_of(settings),
+            beam=build.beam_of(settings),
+            concurrency=settings.concurrency,
+        ),
+        replay=settings.replay,
+        prefixes=PREFIXES_FOR_BEAMS if settings.search == "beam" else 0,
+        fit=FitSettings(
+            loss=settings.loss,
+            lr=settings.lr,
+            epochs=settings.epochs,
+            max_positives=settings.max_positives,
+            max_negatives=settings.max_negatives,
+            frozen_layers=settings.frozen_layers,
+            seed=settings.seed,
+        ),
+        rule=settings.rule,
+        seed=settings.seed,
+    )
+
+
+def _rounds(job: Job, as_json: bool) -> list[Round]:
+    from trimtab.adapt import Stage, adapt
+
+    with bars() as bar:
+
+        def report(stage: Stage) -> None:
+            bar(f"round {stage.round}: {stage.name}", stage.done, stage.total, stage.note)
+
+        rounds = []
+        for done in adapt(replace(job, report=report)):
+            rounds.append(done)
+            say(_line(done))
+    return rounds
+
+
+def _line(done: Round) -> str:
+    found = done.held_out.accuracy
+    parts = [
+        f"round {done.index}: {done.samples} samples, {done.positives} positives, {done.negatives} negatives",
+        "nothing to fit" if done.loss is None else f"loss {done.loss:.3f}",
+        f"held-out {found['chosen']:.3f} (single {found['single']:.3f}, majority {found['majority']:.3f})"
+        if found
+        else "nothing held out",
+        f"{done.seconds:.0f} s",
+        *([f"{done.failed} questions failed"] if done.failed else []),
+    ]
+    return ", ".join(parts)
+
+
+def _save_best(settings: Settings, rounds: Sequence[Round]) -> Manifest:
+    from trimtab.adapt import best_round
+
+    best = best_round(rounds)
+    energy, manifest = load_adapter(best.folder)
+    history: list[Any] = [{"round": r.index, **dict(r.held_out.accuracy)} for r in rounds]
+    metrics = {**manifest.metrics, "dev_questions": best.held_out.questions, "rounds": history}
+    return save_adapter(settings.out or Path(), energy, manifest.model_copy(update={"metrics": metrics}))
+
+
+def _tell(
+    settings: Settings, manifest: Manifest, rounds: Sequence[Round], usage: Usage, as_json: bool
+) -> None:
+    if as_json:
+        print_json(
+            {
+                "adapter": str(settings.out),
+                "task": manifest.task,
+                "rule": {"name": manifest.rule, "temperature": manifest.temperature},
+                "metrics": manifest.metrics,
+                "weights_sha256": manifest.weights_sha256,
+                "usage": asdict(usage),
+            }
+        )
+        return
+    methods = ("single", "majority", "best_of_n", "chosen", "oracle")
+    rows = [
+        [str(r.index), *(f"{r.held_out.accuracy.get(m, float('nan')):.3f}" for m in methods)] for r in rounds
+    ]
+    columns = ["round", "single", "majority", "best of n", manifest.rule.replace("_", " "), "oracle"]
+    table("Held-out accuracy (chosen on; evaluate on other questions for honest figures)", columns, rows)
+    say(f"adapter: {settings.out}   task: {manifest.task}   calls paid: {usage.calls}")
+    say(f"next: trimtab evaluate --adapter {settings.out} --recorded FILE")

@@ -1,0 +1,106 @@
+"""`trimtab answer`: questions in, answers of the adapted model out, one JSON row each."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import aclosing, closing
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from trimtab import tasks
+from trimtab.cli import build
+from trimtab.cli.console import print_json, say
+from trimtab.cli.evaluating import rule_of, with_task
+from trimtab.cli.progress import Bars, bars
+from trimtab.cli.settings import Settings
+from trimtab.data import data_hash, load_questions
+from trimtab.drawing import answer_question, over_questions
+from trimtab.energy import load_adapter, verify_adapter
+from trimtab.errors import ConfigError, EndpointError
+from trimtab.types import Answer, AnswerStatus, Question, Task
+
+
+def run(settings: Settings, as_json: bool) -> int:
+    """Runs the command; returns its exit code."""
+    build.named(settings, "adapter", "questions", "model")
+    assert settings.adapter is not None
+    assert settings.questions is not None
+    if settings.out is not None and settings.out.is_dir():
+        raise ConfigError(f"out: {settings.out} is a folder; name a file for the answers")
+    manifest = verify_adapter(settings.adapter)
+    settings = with_task(settings, manifest)
+    task = tasks.by_name(settings.task or manifest.task)
+    questions = load_questions(settings.questions)
+    if settings.dry_run:
+        say(
+            f"{len(questions)} questions, {settings.draws} answers each, of {settings.model}; "
+            "nothing was asked"
+        )
+        return 0
+    build.limit_threads(settings)
+    answers = _answers(settings, questions, task)
+    _refuse_outage(answers)
+    _write(settings.out, answers)
+    counts = Counter(str(answer.status) for answer in answers)
+    summary = {"asked": len(answers), **{str(status): counts[str(status)] for status in AnswerStatus}}
+    if as_json and settings.out is not None:
+        print_json(summary)
+    say(", ".join(f"{name} {count}" for name, count in summary.items()))
+    return 0
+
+
+def _refuse_outage(answers: Sequence[Answer]) -> None:
+    """Raises EndpointError when nothing was answered: there is nothing worth a file then."""
+    if all(answer.status is AnswerStatus.FAILED for answer in answers):
+        raise EndpointError(f"all {len(answers)} questions failed; the last one: {answers[-1].error}")
+
+
+def _answers(settings: Settings, questions: Sequence[Question], task: Task) -> list[Answer]:
+    assert settings.adapter is not None
+    energy, manifest = load_adapter(settings.adapter)
+    calibration = manifest.calibration
+    with closing(build.store_of(settings)) as store, bars() as bar:
+        run_id, config = build.run_identity("answer", settings, data_hash(questions))
+        store.start_run(run_id, "answer", config)
+        one = partial(
+            answer_question,
+            llm=build.kept(build.chat(settings), store, run_id),
+            task=task,
+            rule=rule_of(settings, manifest),
+            how=build.beam_of(settings) if settings.search == "beam" else build.sampling_of(settings),
+            scorer=energy,
+            calibrate=(lambda scores: calibration.apply(scores).tolist()) if calibration else None,
+            abstain_below=settings.abstain_below,
+        )
+        found = asyncio.run(_gathered(questions, one, settings.concurrency, bar))
+        store.finish_run(run_id)
+    return [found[question.id] for question in questions]
+
+
+async def _gathered(
+    questions: Sequence[Question], one: Any, concurrency: int, bar: Bars
+) -> dict[str, Answer]:
+    found: dict[str, Answer] = {}
+    async with aclosing(over_questions(questions, one, concurrency=concurrency)) as ended:
+        async for answer in ended:
+            found[answer.id] = answer
+            bar("answer", len(found), len(questions))
+    return found
+
+
+def _write(path: Path | None, answers: Sequence[Answer]) -> None:
+    """All rows or none: written beside the file and moved into its place; stdout without a path."""
+    text = "".join(json.dumps(asdict(answer), ensure_ascii=False) + "\n" for answer in answers)
+    if path is None:
+        sys.stdout.write(text)
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial_file = path.with_name(f".{path.name}.partial")
+    partial_file.write_text(text, "utf-8")
+    partial_file.replace(path)

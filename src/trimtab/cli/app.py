@@ -1,0 +1,183 @@
+"""The command line: `trimtab COMMAND`. One function a command; what each does lives in its own module.
+
+Exit codes: 0 fine, 1 the run failed, 2 bad input or configuration, 3 a target was missed, 4 budget spent.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from trimtab.cli.console import err
+from trimtab.cli.settings import Settings, flag, resolve
+from trimtab.errors import TrimtabError
+
+app = typer.Typer(
+    name="trimtab",
+    help="Adapt language models you can only call.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+feedback = typer.Typer(help="What people said about answers.", no_args_is_help=True)
+app.add_typer(feedback, name="feedback")
+
+Config = Annotated[
+    Path | None, typer.Argument(help="A TOML file of settings; flags go before it.", metavar="[CONFIG]")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+
+LLM_FLAGS = [
+    "task",
+    "model",
+    "base_url",
+    "api_key_env",
+    "temperature",
+    "max_tokens",
+    "timeout_s",
+    "concurrency",
+]
+SEARCH_FLAGS = ["search", "draws", "width", "samples", "max_steps", "rule", "abstain_below"]
+RUN_FLAGS = ["seed", "threads", "work_dir"]
+FIT_FLAGS = [
+    "backbone",
+    "loss",
+    "lr",
+    "epochs",
+    "max_length",
+    "max_positives",
+    "max_negatives",
+    "frozen_layers",
+]
+
+
+def command(
+    group: typer.Typer, name: str, settings: Sequence[str], module: str, *, config: bool = True
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Registers a command whose flags are the named settings.
+
+    The decorated function is only its help text; `module`'s `run(settings, as_json)` does the work, and is
+    imported when the command runs, so that `--help` is quick.
+    """
+
+    def register(described: Callable[..., None]) -> Callable[..., None]:
+        def body(**given: Any) -> None:
+            file, as_json = given.pop("config", None), given.pop("json", False)
+            code = import_module(f"trimtab.cli.{module}").run(resolve(file, given), as_json)
+            raise typer.Exit(code or 0)
+
+        parameters = [_parameter("config", Config, None)] if config else []
+        parameters += [_parameter(key, flag(key), None) for key in settings]
+        parameters.append(_parameter("json", Json, False))
+        body.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        body.__doc__ = described.__doc__
+        group.command(name)(body)
+        return described
+
+    return register
+
+
+def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+@command(
+    app,
+    "adapt",
+    [
+        *LLM_FLAGS,
+        *("recorded", "questions", "dev"),
+        *FIT_FLAGS,
+        *("adapter", "rounds", "replay", "judge", "judge_model"),
+        *SEARCH_FLAGS,
+        *RUN_FLAGS,
+        *("out", "force", "dry_run"),
+    ],
+    "adapting",
+)
+def adapt() -> None:
+    """Train an adapter: from recorded answers, from a black box online, or both."""
+
+
+@command(
+    app,
+    "evaluate",
+    [*LLM_FLAGS, "adapter", "recorded", "questions", *SEARCH_FLAGS, *RUN_FLAGS, "out", "require", "dry_run"],
+    "evaluating",
+)
+def evaluate() -> None:
+    """Compare single sample, majority, best-of-n, weighted vote and oracle on the same draws."""
+
+
+@command(
+    app,
+    "answer",
+    [*LLM_FLAGS, "adapter", "questions", *SEARCH_FLAGS, *RUN_FLAGS, "out", "dry_run"],
+    "answering",
+)
+def answer() -> None:
+    """Answer questions with the adapted model; one JSON row a question."""
+
+
+@command(app, "demo", ["out", "work_dir", "seed", "force"], "demo", config=False)
+def demo() -> None:
+    """The whole story offline: an embedded black box, adapted on this machine, before and after."""
+
+
+@command(app, "doctor", ["model", "base_url", "api_key_env", "adapter", "backbone", "work_dir"], "doctor")
+def doctor() -> None:
+    """Check this installation, and the endpoint and adapter you name."""
+
+
+@app.command()
+def blackbox(
+    port: Annotated[int, typer.Option(help="Port on 127.0.0.1; 0 takes a free one.")] = 8765,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+) -> None:
+    """Serve the embedded black box with the OpenAI wire format."""
+    from trimtab.llm.embedded import serve
+
+    serve(port, host, on_ready=lambda url: err.print(f"serving at {url} (stop with Ctrl-C)"))
+
+
+@feedback.command("import")
+def feedback_import(
+    file: Annotated[Path, typer.Argument(help="JSONL: verdicts, preferences or corrections.")],
+    work_dir: Annotated[Path | None, typer.Option(help="Where the store is. [default: .trimtab]")] = None,
+    json: Json = False,
+) -> None:
+    """Put human verdicts, preferences and corrections into the store; importing twice is harmless."""
+    from trimtab.cli.feedback import import_feedback
+
+    import_feedback(file, resolve(None, {"work_dir": work_dir}), json)
+
+
+def main() -> None:
+    """The console entry point: one paragraph on stderr and the right exit code for every error of ours."""
+    try:
+        app()
+    except TrimtabError as error:
+        err.print(f"[bold red]error:[/] {_plain(str(error))}", soft_wrap=True)
+        sys.exit(error.exit_code)
+    except OSError as error:  # a full disk, a folder that may not be written: named by the system itself
+        err.print(f"[bold red]error:[/] {_plain(str(error))}", soft_wrap=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        err.print("stopped; the same command goes on from here")
+        sys.exit(130)
+
+
+def _plain(text: str) -> str:
+    """The text with nothing in it read as markup."""
+    from rich.markup import escape
+
+    return escape(text)
+
+
+__all__ = ["Settings", "app", "main"]

@@ -1,0 +1,161 @@
+"""From settings to objects: the black box, the task, the judge, the store, the identity of a run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from trimtab import tasks
+from trimtab.cli.settings import Settings, api_key
+from trimtab.data import load_questions, load_recorded, split
+from trimtab.drawing import BeamSettings
+from trimtab.energy.manifest import MANIFEST_NAME
+from trimtab.errors import ConfigError
+from trimtab.judge import AIJudge, Combined, GroundTruth, Human
+from trimtab.llm import ChatLLM, Kept
+from trimtab.store import Store
+from trimtab.types import LLM, Judge, Question, Recorded, Sampling, Task
+
+Row = TypeVar("Row", Question, Recorded)
+
+# What shapes a run's result; the others say where things are or how fast it goes.
+NOT_OF_THE_RUN = {"out", "work_dir", "force", "dry_run", "concurrency", "timeout_s", "api_key_env", "require"}
+
+
+def named(settings: Settings, *keys: str) -> None:
+    """Raises ConfigError unless each of these settings is given."""
+    missing = [key for key in keys if getattr(settings, key) is None]
+    if missing:
+        flags = ", ".join(f"--{key.replace('_', '-')}" for key in missing)
+        raise ConfigError(f"{flags} is needed (or the key of that name in the config file)")
+
+
+def task_of(settings: Settings, questions: Iterable[Question]) -> Task:
+    """The task the settings name, else the one the reference answers show."""
+    return tasks.by_name(settings.task) if settings.task else tasks.infer(list(questions))
+
+
+def live(settings: Settings) -> bool:
+    """True when a black box to call is named."""
+    return settings.model is not None
+
+
+def chat(settings: Settings, model: str | None = None) -> ChatLLM:
+    """The black box of the settings, or another model at the same endpoint."""
+    named(settings, "model")
+    key = api_key(settings)
+    if key is None and settings.base_url is None:
+        raise ConfigError(
+            f"no key for the black box: set the environment variable {settings.api_key_env}, name another "
+            "one with --api-key-env, or give --base-url of an endpoint that needs none"
+        )
+    return ChatLLM(
+        model or settings.model or "",
+        base_url=settings.base_url,
+        api_key=key,
+        timeout_s=settings.timeout_s,
+        concurrency=settings.concurrency,
+    )
+
+
+def kept(llm: ChatLLM, store: Store, run_id: str) -> LLM:
+    """The black box whose every response is in the store before it is used."""
+    return Kept(llm, store.responses_of(run_id), scope=llm.endpoint)
+
+
+def judge_of(settings: Settings, task: Task, store: Store, run_id: str) -> Judge:
+    """SEL as the settings name it."""
+    if settings.judge == "truth":
+        return GroundTruth(task)
+    if settings.judge == "human":
+        return Human(store.feedback_for)
+    ai = AIJudge(
+        kept(chat(settings, settings.judge_model), store, run_id),
+        outcome_supervision=task.is_comparable,
+        seed=settings.seed,
+    )
+    return ai if settings.judge == "ai" else Combined(GroundTruth(task), ai)
+
+
+def sampling_of(settings: Settings) -> Sampling:
+    """How complete answers are drawn."""
+    return Sampling(
+        n=settings.draws, temperature=settings.temperature, max_tokens=settings.max_tokens, seed=settings.seed
+    )
+
+
+def beam_of(settings: Settings) -> BeamSettings:
+    """How a search goes, step by step."""
+    return BeamSettings(
+        width=settings.width,
+        samples=settings.samples,
+        max_steps=settings.max_steps,
+        temperature=settings.temperature,
+        seed=settings.seed,
+    )
+
+
+def store_of(settings: Settings) -> Store:
+    """The store in the work directory, made if missing."""
+    settings.work_dir.mkdir(parents=True, exist_ok=True)
+    return Store.open(settings.work_dir / "store.db")
+
+
+def run_identity(kind: str, settings: Settings, *data_hashes: str) -> tuple[str, dict[str, object]]:
+    """The run's id and its configuration: a hash of all that shapes its result."""
+    shaping = settings.model_dump(mode="json", exclude=NOT_OF_THE_RUN)
+    config: dict[str, object] = {"kind": kind, "settings": shaping, "data": list(data_hashes)}
+    written = json.dumps(config, sort_keys=True, ensure_ascii=False)
+    return f"{kind}-{hashlib.sha256(written.encode()).hexdigest()[:12]}", config
+
+
+def recorded_rows(path: Path | None, settings: Settings) -> tuple[Recorded, ...]:
+    """The recorded answers in a file; none without one."""
+    return load_recorded(path, need_answer=needs_reference(settings)) if path else ()
+
+
+def question_rows(path: Path | None, settings: Settings) -> tuple[Question, ...]:
+    """The questions in a file; none without one."""
+    return load_questions(path, need_answer=needs_reference(settings)) if path else ()
+
+
+def question_of(row: Question | Recorded) -> Question:
+    """The question of a row."""
+    return row.question if isinstance(row, Recorded) else row
+
+
+def run_folder(settings: Settings, run_id: str) -> Path:
+    """Where a run keeps its checkpoints and the adapters of its rounds."""
+    return settings.work_dir / "runs" / run_id
+
+
+def refuse_other_folder(folder: Path) -> None:
+    """Raises ConfigError when an adapter could not be saved there: better now than after the training."""
+    is_taken = folder.is_dir() and any(folder.iterdir()) and not (folder / MANIFEST_NAME).is_file()
+    if is_taken or (folder.exists() and not folder.is_dir()):
+        raise ConfigError(f"out: {folder} exists and is not an adapter folder; name another, or empty it")
+
+
+def needs_reference(settings: Settings) -> bool:
+    """True when a question without a reference answer is of no use."""
+    return settings.judge in ("truth", "combined") and settings.task not in ("free_text", "truthfulqa")
+
+
+def with_held_out(rows: Sequence[Row], dev: Sequence[Row]) -> tuple[tuple[Row, ...], tuple[Row, ...]]:
+    """Training and held-out rows: the given ones, else a fifth set aside by a hash of the question."""
+    if dev:
+        return tuple(rows), tuple(dev)
+    parts = split(rows, {"train": 0.8, "dev": 0.2})
+    return tuple(parts["train"]), tuple(parts["dev"])
+
+
+def limit_threads(settings: Settings) -> None:
+    """Torch threads as set; must come before torch is imported to reach its own pools."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    from trimtab.energy import use_threads
+
+    use_threads(settings.threads)

@@ -1,0 +1,259 @@
+"""`trimtab demo`: the whole story offline, with the embedded black box.
+
+Adapt it to one house's conventions from ground truth, with an online round; compare the methods on held-out
+problems at equal numbers of draws; carry the adapter over to another black box; write the page.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from trimtab import tasks
+from trimtab.cli import build
+from trimtab.cli.console import out, print_json, say, table
+from trimtab.cli.progress import Bars, bars
+from trimtab.cli.settings import Settings
+from trimtab.data import data_hash
+from trimtab.drawing import BeamSettings
+from trimtab.energy import EnergyModel, FitSettings, Manifest, load_adapter, save_adapter
+from trimtab.evaluate import Comparison, Estimate, ReportData, RoundPoint, Transfer, compare, write_report
+from trimtab.evaluate.intervals import wilson_interval
+from trimtab.evaluate.words import accuracy_rows, difference_rows, headline
+from trimtab.judge import GroundTruth
+from trimtab.llm import ChatLLM, Kept
+from trimtab.llm.embedded import running
+from trimtab.llm.embedded.world import questions as world_questions
+from trimtab.pools import scored
+from trimtab.stopping import DecisionRule, decide
+from trimtab.store import Store
+from trimtab.types import LLM, Pool, Question, Sampling, Task, Verdict
+
+if TYPE_CHECKING:
+    from trimtab.adapt import AdaptSettings, Drawer, Round
+
+MODEL, OTHER_MODEL = "trimtab-blackbox", "trimtab-blackbox-early"
+OUT = Path("adapters/demo")
+LEARN, HELD_OUT, TEST, TRANSFER = 200, 60, 300, 150  # questions, all different
+DRAWS = 8
+MAX_TOKENS = 96  # the longest chain of this world has about 60
+# Every step draws as many continuations as there are draws in the other methods.
+BEAM = BeamSettings(width=2, samples=4, max_steps=8, max_tokens=40)
+FIT = FitSettings(lr=2e-4, epochs=2, max_positives=2, max_negatives=4, batch_groups=4)
+
+NEXT = """Adapt from answers you have logged (JSONL: id, question, answer, samples):
+  trimtab adapt --recorded logged.jsonl --backbone offline --out adapters/mine
+  trimtab evaluate --adapter adapters/mine --recorded unseen.jsonl --out report
+Adapt a model behind an API, online, with your key in OPENAI_API_KEY:
+  trimtab adapt --questions questions.jsonl --model gpt-4o-mini --task numeric --out adapters/mine
+  trimtab answer --adapter adapters/mine --model gpt-4o-mini --questions new.jsonl --out answers.jsonl
+Play with the embedded black box yourself:
+  trimtab blackbox --port 8765"""
+
+
+@dataclass(frozen=True, slots=True)
+class _Questions:
+    """The demo's problems: to learn from, held out for choices, and for the figures."""
+
+    learn: tuple[Question, ...]
+    held_out: tuple[Question, ...]
+    test: tuple[Question, ...]
+
+    @classmethod
+    def drawn(cls, seed: int) -> _Questions:
+        rows = tuple(world_questions(seed, LEARN + HELD_OUT + TEST, "heldout"))
+        return cls(rows[:LEARN], rows[LEARN : LEARN + HELD_OUT], rows[LEARN + HELD_OUT :])
+
+
+def run(settings: Settings, as_json: bool) -> int:
+    """Runs the command; returns its exit code."""
+    started = time.monotonic()
+    build.limit_threads(settings)
+    questions = _Questions.drawn(settings.seed)
+    folder = settings.out or OUT
+    say(
+        f"An embedded black box solves everyday problems, but not by the conventions of our house.\n"
+        f"It can only be called. A small adapter learns the house from {LEARN} answered problems."
+    )
+    with running() as base_url, closing(_store(settings)) as store, bars() as bar:
+        story = _Story(settings, store, base_url, questions, bar)
+        rounds = story.adapted(folder)
+        comparison = story.compared(folder)
+        transfer = story.transferred(folder)
+    page = write_report(folder, _report(comparison, transfer, rounds, time.monotonic() - started))
+    _tell(comparison, transfer, page, as_json)
+    return 0
+
+
+def _store(settings: Settings) -> Store:
+    """The demo's answers cost nothing: they need not survive a power cut, which makes writing quicker."""
+    settings.work_dir.mkdir(parents=True, exist_ok=True)
+    return Store.open(settings.work_dir / "store.db", survives_power_cut=False)
+
+
+class _Story:
+    """The demo's steps, in the order of time."""
+
+    def __init__(
+        self, settings: Settings, store: Store, base_url: str, questions: _Questions, bar: Bars
+    ) -> None:
+        self.store, self.base_url, self.questions, self.bar = store, base_url, questions, bar
+        self.settings = settings
+        self.task: Task = tasks.by_name("house")
+        self.run_id, config = build.run_identity("demo", settings, data_hash(questions.learn))
+        if settings.force:
+            store.forget_run(self.run_id)
+        store.start_run(self.run_id, "demo", config)
+
+    def box(self, model: str) -> LLM:
+        """One of the embedded models; its answers are known by name alone, whatever the server's port."""
+        return Kept(
+            ChatLLM(model, base_url=self.base_url, api_key="none"), self.store.responses_of(self.run_id)
+        )
+
+    def adapted(self, folder: Path) -> list[Round]:
+        """Adapts and leaves the best round's adapter in the folder."""
+        from trimtab.adapt import Job, Stage, adapt, best_round
+
+        def report(stage: Stage) -> None:
+            self.bar(f"round {stage.round}: {stage.name}", stage.done, stage.total, stage.note)
+
+        energy = EnergyModel.pretrained("offline", max_length=128, seed=self.settings.seed, bf16=_has_bf16())
+        manifest = Manifest(
+            task=self.task.name,
+            black_box=MODEL,
+            backbone="offline",
+            loss=FIT.loss,
+            max_length=128,
+            seed=self.settings.seed,
+            data_hash=data_hash(self.questions.learn),
+        )
+        job = Job(
+            questions=self.questions.learn,
+            held_out=self.questions.held_out,
+            task=self.task,
+            energy=energy,
+            judge=GroundTruth(self.task),
+            store=self.store,
+            folder=self.settings.work_dir / "runs" / self.run_id,
+            run_id=self.run_id,
+            llm=self.box(MODEL),
+            settings=_adapt_settings(self.settings.seed),
+            manifest=manifest,
+            report=report,
+        )
+        rounds = list(adapt(job))
+        best, saved = load_adapter(best_round(rounds).folder)
+        save_adapter(folder, best, saved)
+        return rounds
+
+    def compared(self, folder: Path) -> Comparison:
+        """All methods on the test problems, at equal numbers of draws."""
+        pools = self._scored(folder, self._drawer(MODEL, "test").draw(self.questions.test, adapted=False))
+        energy, manifest = load_adapter(folder, bf16=_has_bf16())
+        search = self._drawer(MODEL, "beam search", energy).draw(self.questions.test, adapted=True)
+        rule = DecisionRule(manifest.rule, manifest.temperature)  # type: ignore[arg-type]
+        return compare(pools, rule, further={"beam_search": [_best_is_right(pool) for pool in search]})
+
+    def transferred(self, folder: Path) -> Transfer:
+        """The same adapter in front of another black box, without training anything."""
+        drawn = self._drawer(OTHER_MODEL, "transfer").draw(self.questions.test[:TRANSFER], adapted=False)
+        manifest = load_adapter(folder)[1]
+        rule = DecisionRule(manifest.rule, manifest.temperature)  # type: ignore[arg-type]
+        return Transfer(OTHER_MODEL, compare(self._scored(folder, drawn), rule))
+
+    def _scored(self, folder: Path, pools: Sequence[Pool]) -> list[Pool]:
+        energy, manifest = load_adapter(folder, bf16=_has_bf16())
+        calibration = manifest.calibration
+        assert calibration is not None
+        return scored(pools, energy, lambda scores: calibration.apply(scores).tolist())
+
+    def _drawer(self, model: str, title: str, scorer: EnergyModel | None = None) -> Drawer:
+        from trimtab.adapt import Drawer
+
+        draw = replace(_adapt_settings(self.settings.seed + 1).draw, seed=self.settings.seed + 1)
+        how = replace(draw, search="beam" if scorer else "single")
+        return Drawer(
+            self.box(model),
+            self.task,
+            scorer,
+            how,
+            lambda done, total: self.bar(f"draw: {title}", done, total),
+        )
+
+
+def _adapt_settings(seed: int) -> AdaptSettings:
+    from trimtab.adapt import AdaptSettings, DrawSettings
+
+    sampling = Sampling(n=DRAWS, temperature=1.0, max_tokens=MAX_TOKENS, seed=seed)
+    return AdaptSettings(
+        rounds=1,
+        draw=DrawSettings(draws=DRAWS, sampling=sampling, beam=BEAM, concurrency=16),
+        prefixes=2,
+        fit=replace(FIT, seed=seed),
+        seed=seed,
+    )
+
+
+def _has_bf16() -> bool:
+    from trimtab.energy.model import can_bf16
+
+    return can_bf16()
+
+
+def _best_is_right(pool: Pool) -> float:
+    if not pool.candidates:
+        return 0.0
+    return float(decide(pool.candidates, DecisionRule("argmax")).candidate.verdict is Verdict.RIGHT)
+
+
+def _report(
+    comparison: Comparison, transfer: Transfer, rounds: Sequence[Round], seconds: float
+) -> ReportData:
+    about = {
+        "problems learnt from": str(LEARN),
+        "held-out problems for choices": str(HELD_OUT),
+        "test problems": str(TEST),
+        "draws a problem": str(DRAWS),
+        "rounds": f"{len(rounds)} (the first is the warm start)",
+        "time": f"{seconds:.0f} s",
+    }
+    return ReportData(
+        "A black box, adapted",
+        comparison,
+        MODEL,
+        rounds=tuple(_point(each) for each in rounds),
+        transfers=(transfer,),
+        about=about,
+        next_steps=NEXT,
+    )
+
+
+def _point(done: Round) -> RoundPoint:
+    """The held-out accuracies of a round with Wilson's intervals."""
+    shown = {"best_of_n": "best_of_n", "chosen": done.held_out.rule.name, "majority": "majority"}
+    asked = done.held_out.questions
+    estimates = {}
+    for name, method in shown.items():
+        value = done.held_out.accuracy[name]
+        estimates[method] = Estimate(value, *wilson_interval(round(value * asked), asked))
+    return RoundPoint(done.index, estimates)
+
+
+def _tell(comparison: Comparison, transfer: Transfer, page: Path, as_json: bool) -> None:
+    if as_json:
+        print_json(comparison.to_json())
+        return
+    out.print(headline(comparison))
+    table("Held-out problems", ["method", "right", "95 % interval"], accuracy_rows(comparison))
+    table("Differences, paired", ["", "points", "95 % interval", "p"], difference_rows(comparison))
+    table(
+        f"The same adapter before {transfer.black_box}",
+        ["method", "right", "95 % interval"],
+        accuracy_rows(transfer.comparison),
+    )
+    out.print(f"\nA page with the pictures: {page}\nThe adapter: {page.parent}\n\n{NEXT}")

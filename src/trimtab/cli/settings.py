@@ -1,0 +1,186 @@
+"""Every setting: one flat, frozen value; each field is a flag, a key of trimtab.toml and TRIMTAB_<KEY>.
+
+Order of precedence: flag, environment, config file, default. This is the only place that reads the
+environment. What a setting means stands in its description, which is also its `--help` text.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from trimtab.errors import ConfigError
+
+PREFIX = "TRIMTAB_"
+
+Loss = Literal["ranking_nce", "pooled", "bce", "bradley_terry", "mlm"]
+Rule = Literal["auto", "argmax", "majority", "weighted_vote", "importance_vote"]
+
+
+def _field(default: Any, description: str, **limits: Any) -> Any:
+    return Field(default, description=description, **limits)
+
+
+class Settings(BaseModel):
+    """All settings of all commands; a command reads the ones it names."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    # the task and its data
+    task: str | None = _field(
+        None,
+        "What a question means: numeric, boolean, choice, date, exact, free_text, "
+        "gsm8k, strategyqa, truthfulqa, scienceqa, house; inferred from the answers if left out.",
+    )
+    questions: Path | None = _field(None, "JSONL of questions to adapt on or evaluate with.")
+    recorded: Path | None = _field(
+        None, "JSONL of questions with recorded answers (or chat logs); no call is made for them."
+    )
+    dev: Path | None = _field(
+        None, "JSONL for early stopping, calibration and the decision rule; else a fifth of the data."
+    )
+    # the black box
+    model: str | None = _field(None, "Name of the black box, as its endpoint knows it.")
+    base_url: str | None = _field(
+        None, "OpenAI-compatible endpoint, e.g. http://127.0.0.1:8000/v1; OpenAI's own if left out."
+    )
+    api_key_env: str = _field("OPENAI_API_KEY", "Name of the environment variable that holds the key.")
+    temperature: float | None = _field(1.0, "Sampling temperature.", ge=0, le=2)
+    max_tokens: int = _field(512, "Longest answer, in tokens.", ge=1)
+    timeout_s: float = _field(60.0, "Longest wait for one call, in seconds.", gt=0)
+    concurrency: int = _field(20, "Questions in flight at once.", ge=1, le=1000)
+    # the energy model
+    adapter: Path | None = _field(None, "Adapter folder.")
+    backbone: str = _field(
+        "microsoft/deberta-v3-base", "Encoder: a Hugging Face name, a folder, or 'offline' (MiniLM)."
+    )
+    loss: Loss = _field("ranking_nce", "Training loss.")
+    lr: float = _field(5e-5, "Learning rate.", gt=0, le=1)
+    epochs: int = _field(3, "Passes over the contrasts in each fit.", ge=1, le=100)
+    max_length: int = _field(
+        256, "Longest question plus answer the encoder reads, in tokens.", ge=16, le=8192
+    )
+    max_positives: int = _field(4, "Positives of one question used in one pass.", ge=1)
+    max_negatives: int = _field(8, "Negatives of one question used in one pass.", ge=1)
+    frozen_layers: int = _field(0, "Lower encoder layers left as they are.", ge=0)
+    threads: int = _field(1, "Torch threads; more pays only on an idle machine.", ge=1)
+    # online adaptation
+    rounds: int = _field(
+        2, "Rounds of online adaptation after the warm start; none with recorded answers alone.", ge=0, le=100
+    )
+    draws: int = _field(8, "Complete answers drawn for a question in a round.", ge=1, le=256)
+    replay: float = _field(
+        0.5, "Share of earlier rounds' contrasts trained on again; 0 is the paper.", ge=0, le=1
+    )
+    judge: Literal["truth", "ai", "human", "combined"] = _field(
+        "truth", "Who says which answers are positives."
+    )
+    judge_model: str | None = _field(
+        None, "The LLM that judges, at the same endpoint; the black box itself if left out."
+    )
+    # search and decision
+    search: Literal["single", "beam"] = _field(
+        "single", "Draw complete answers, or search sentence by sentence."
+    )
+    width: int = _field(3, "Beams kept at each step (k).", ge=1, le=64)
+    samples: int = _field(3, "Continuations drawn for each beam at each step (n).", ge=1, le=64)
+    max_steps: int = _field(12, "Longest chain, in steps (L).", ge=1, le=100)
+    rule: Rule = _field(
+        "auto", "How candidates become one answer; auto: weighted vote where answers compare, else argmax."
+    )
+    abstain_below: float = _field(0.0, "Abstain when the answer's confidence is below this.", ge=0, le=1)
+    require: str | None = _field(None, "A target, e.g. 'weighted_vote>=0.8'; exit code 3 when it is missed.")
+    # the run
+    seed: int = _field(0, "Seed of every random choice.", ge=0)
+    out: Path | None = _field(None, "Where the result goes.")
+    work_dir: Path = _field(Path(".trimtab"), "Store and checkpoints; what makes a killed run resume.")
+    force: bool = _field(False, "Start over even if this very run is finished or half done.")
+    dry_run: bool = _field(False, "Say what would be asked of the black box, and stop before the first call.")
+
+
+def _file_settings(path: Path | None) -> dict[str, Any]:
+    if path is None:
+        return {}
+    try:
+        with path.open("rb") as file:
+            return tomllib.load(file)
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such config file") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{path}: not readable as TOML: {error}") from None
+
+
+def _environment_settings(environ: Mapping[str, str]) -> dict[str, str]:
+    return {key[len(PREFIX) :].lower(): value for key, value in environ.items() if key.startswith(PREFIX)}
+
+
+def _refuse_unknown(source: str, given: Mapping[str, Any]) -> None:
+    known = list(Settings.model_fields)
+    for key in given:
+        if key not in known:
+            close = difflib.get_close_matches(key, known, n=1)
+            hint = f"did you mean '{close[0]}'?" if close else f"known keys: {', '.join(sorted(known))}"
+            raise ConfigError(f"{source}: unknown key '{key}'; {hint}")
+
+
+def resolve(
+    config: Path | None, flags: Mapping[str, Any], environ: Mapping[str, str] | None = None
+) -> Settings:
+    """The settings of one run: flag over environment over file over default.
+
+    Raises:
+        ConfigError: an unknown key, or a value that does not fit; names the source and the key.
+    """
+    layers = [
+        (str(config), _file_settings(config)),
+        ("environment", _environment_settings(os.environ if environ is None else environ)),
+        ("flags", {key: value for key, value in flags.items() if value is not None}),
+    ]
+    merged: dict[str, Any] = {}
+    origin: dict[str, str] = {}
+    for source, given in layers:
+        _refuse_unknown(source, given)
+        merged.update(given)
+        origin.update(dict.fromkeys(given, source))
+    try:
+        return Settings.model_validate(merged)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explain(e, origin) for e in error.errors())) from None
+
+
+def _explain(error: Any, origin: Mapping[str, str]) -> str:
+    key = str(error["loc"][0])
+    return f"{origin.get(key, 'settings')}: {key}: {error['msg']}, but it is {error['input']!r}"
+
+
+def api_key(settings: Settings) -> str | None:
+    """The key for the black box, from the variable the settings name; None if it is not set."""
+    return os.environ.get(settings.api_key_env)
+
+
+def flag(name: str) -> Any:
+    """The annotation of one setting as a command-line option: absent means 'not given'."""
+    import typer
+
+    field = Settings.model_fields[name]
+    kind: Any = field.annotation
+    shown = "" if field.default in (None, False) else f" [default: {field.default}]"
+    flags = [f"--{name.replace('_', '-')}"]
+    return Annotated[
+        _simple(kind) | None,
+        typer.Option(*flags, help=(field.description or "") + shown, show_default=False),
+    ]
+
+
+def _simple(kind: Any) -> Any:
+    """The type that the command line reads: literals are checked later, with all else, by pydantic."""
+    for plain in (bool, int, float, Path):
+        if kind in (plain, plain | None):
+            return plain
+    return str

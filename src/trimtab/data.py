@@ -1,0 +1,538 @@
+"""Rows of data: strict JSONL in, frozen nouns out; splits and content hashes.
+
+One loader reads every kind of row and reports all problems of a file together. What a text *means* (its
+number, its letter) is not decided here: that is the tasks' business. Nothing here is written to disk.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from pathlib import Path
+from types import MappingProxyType
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails, PydanticCustomError
+
+from trimtab.errors import DataError, InputError, Problem
+from trimtab.types import Contrast, Question, Recorded, Sample
+
+_HALF_PAIR = re.compile("[\ud800-\udfff]")  # no tokenizer takes one
+MAX_CHOICES = 26  # choices are named by the letters A to Z
+DEFAULT_SHARES: Mapping[str, float] = MappingProxyType({"train": 0.8, "dev": 0.1, "test": 0.1})
+
+Item = TypeVar("Item", Question, Recorded, Contrast)
+
+
+class FeedbackKind(StrEnum):
+    """What a person said of an answer."""
+
+    VERDICT = "verdict"  # this text is right, or wrong
+    PREFERENCE = "preference"  # this text rather than that one
+    CORRECTION = "correction"  # this is what the answer should have been
+
+
+@dataclass(frozen=True, slots=True)
+class Feedback:
+    """One thing a person said about one question."""
+
+    question: str
+    kind: FeedbackKind
+    text: str  # the judged text, the preferred text, or the correction
+    value: str = ""  # "right" or "wrong"; the rejected text; empty for a correction
+    source: str = "human"
+    id: str | None = None  # the giver's own id, if there is one
+
+    @property
+    def key(self) -> str:
+        """The given id, else a hash of everything said: the same words of one source are one feedback."""
+        return self.id or _digest([self.question, self.kind, self.text, self.value, self.source])
+
+
+# --------------------------------------------------------------------------- the shape of each row
+
+
+def _not_blank(text: str) -> str:
+    if not text.strip():
+        raise PydanticCustomError("blank", "is empty")
+    return text
+
+
+def _number_as_text(value: object) -> object:
+    """Numbers as their shortest decimal text; everything else as it is, for the next check."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return value
+    return str(int(value)) if float(value).is_integer() else repr(value)
+
+
+Text: TypeAlias = Annotated[str, AfterValidator(_not_blank)]
+TextOrNumber: TypeAlias = Annotated[Text, BeforeValidator(_number_as_text)]
+References: TypeAlias = list[TextOrNumber]
+
+
+class _Row(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class _QuestionRow(_Row):
+    id: TextOrNumber
+    question: Text
+    answer: TextOrNumber | None = None
+    rationale: Text | None = None
+    choices: Annotated[References, Field(min_length=2, max_length=MAX_CHOICES)] | None = None
+    correct_answers: References | None = None
+    incorrect_answers: References | None = None
+    category: str | None = None  # some published sets carry one; it is read and left out
+
+    def as_question(self) -> Question:
+        return Question(
+            self.id,
+            self.question,
+            self.answer,
+            self.rationale,
+            tuple(self.choices or ()),
+            tuple(self.correct_answers or ()),
+            tuple(self.incorrect_answers or ()),
+        )
+
+
+class _SampleRow(_Row):
+    text: Text
+    correct: bool | None = None
+    model: str | None = None  # many logs write "" where the model is not known
+
+    def as_sample(self) -> Sample:
+        return Sample(self.text, self.correct, self.model or None)
+
+
+class _RecordedRow(_QuestionRow):
+    samples: Annotated[list[_SampleRow], Field(min_length=1)]
+
+    def as_recorded(self) -> Recorded:
+        return Recorded(self.as_question(), tuple(sample.as_sample() for sample in self.samples))
+
+
+class _MessageRow(_Row):
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str
+
+
+class _ChatRow(_Row):
+    id: TextOrNumber | None = None
+    messages: Annotated[list[_MessageRow], Field(min_length=2)]
+    answer: TextOrNumber | None = None
+    correct: bool | None = None
+    model: str | None = None
+
+
+class _PreferenceRow(_Row):
+    id: TextOrNumber | None = None
+    prompt: Text
+    chosen: Text
+    rejected: Text
+    source: Text = "human"
+
+    def as_feedback(self) -> Feedback:
+        kind = FeedbackKind.PREFERENCE
+        return Feedback(self.prompt, kind, self.chosen, self.rejected, self.source, self.id)
+
+
+class _VerdictRow(_Row):
+    id: TextOrNumber | None = None
+    question: Text
+    text: Text
+    verdict: Literal["right", "wrong"]
+    source: Text = "human"
+
+    def as_feedback(self) -> Feedback:
+        return Feedback(self.question, FeedbackKind.VERDICT, self.text, self.verdict, self.source, self.id)
+
+
+class _CorrectionRow(_Row):
+    id: TextOrNumber | None = None
+    question: Text
+    correction: Text
+    source: Text = "human"
+
+    def as_feedback(self) -> Feedback:
+        kind = FeedbackKind.CORRECTION
+        return Feedback(self.question, kind, self.correction, source=self.source, id=self.id)
+
+
+_FeedbackRow: TypeAlias = _PreferenceRow | _VerdictRow | _CorrectionRow
+_RowModel = TypeVar("_RowModel", bound=_Row)
+_NESTED: Mapping[str, type[_Row]] = MappingProxyType({"samples": _SampleRow, "messages": _MessageRow})
+
+
+# --------------------------------------------------------------------------- reading a file
+
+
+class _Sheet:
+    """One file being read: its rows, and the problems found so far."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self.problems: list[Problem] = []
+
+    def complain(self, line: int, field: str, message: str) -> None:
+        self.problems.append(Problem(str(self.path), line, field, message))
+
+    def rows(self) -> list[tuple[int, dict[str, Any]]]:
+        """Line number and JSON object of every line that holds one."""
+        numbered = enumerate(self._bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1)
+        parsed = [(line, self._object(line, raw)) for line, raw in numbered if raw.strip()]
+        if not parsed:
+            self.complain(0, "", "holds no rows; one JSON object a line is needed")
+        return [(line, row) for line, row in parsed if row is not None]
+
+    def _bytes(self) -> bytes:
+        try:
+            return self.path.read_bytes()
+        except FileNotFoundError:
+            self.complain(0, "", "no such file")
+        except IsADirectoryError:
+            self.complain(0, "", "is a folder; a JSONL file is needed")
+        except OSError as error:
+            self.complain(0, "", f"cannot be read: {error.strerror}")
+        raise DataError(self.problems)
+
+    def _object(self, line: int, raw: bytes) -> dict[str, Any] | None:
+        try:
+            row = _parsed(raw.decode())
+        except UnicodeDecodeError as error:
+            self.complain(line, "", f"not UTF-8: {error.reason} at byte {error.start + 1}")
+        except json.JSONDecodeError as error:
+            self.complain(line, "", f"not JSON: {error.msg} at column {error.colno}")
+        except (ValueError, RecursionError) as error:
+            self.complain(line, "", f"not usable JSON: {error}")
+        else:
+            if isinstance(row, dict):
+                return row
+            self.complain(line, "", f"a JSON object is needed, not {_kind(row)}")
+        return None
+
+    def validated(self, line: int, row: dict[str, Any], model: type[_RowModel]) -> _RowModel | None:
+        """The row in its shape, or None when it has problems (which are noted)."""
+        try:
+            return model.model_validate(row)
+        except ValidationError as error:
+            for detail in error.errors(include_url=False):
+                field = ".".join(str(part) for part in detail["loc"])
+                self.complain(line, field, _explain(detail, model))
+        return None
+
+    def refuse_duplicate_ids(self, ids: Iterable[tuple[int, str | None]]) -> None:
+        first: dict[str, int] = {}
+        for line, given in ids:
+            if given is not None and first.setdefault(given, line) != line:
+                self.complain(line, "id", f"{given!r} stands on line {first[given]} already; ids must differ")
+
+    def close(self) -> None:
+        """Raises DataError with every problem, in the order of lines, if there is any."""
+        if self.problems:
+            raise DataError(sorted(self.problems, key=lambda problem: problem.line))
+
+
+def _parsed(text: str) -> object:
+    row = json.loads(text, object_pairs_hook=_object_of_distinct_keys, parse_constant=_no_constant)
+    if r"\ud" in text.lower() and _HALF_PAIR.search(json.dumps(row, ensure_ascii=False)):
+        raise ValueError("it holds half of a surrogate pair, which is no character")
+    return row
+
+
+def _object_of_distinct_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key {twice!r} stands twice in one object")
+    return row
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+def _kind(value: object) -> str:
+    names = {dict: "an object", list: "a list", str: "a string", bool: "a Boolean", type(None): "null"}
+    return names.get(type(value), "a number")
+
+
+def _explain(detail: ErrorDetails, model: type[_Row]) -> str:
+    match detail["type"]:
+        case "missing":
+            return "missing"
+        case "extra_forbidden":
+            return _unknown_key(detail["loc"], model)
+        case "string_type":
+            return f"a string is needed, not {_kind(detail['input'])}"
+        case "list_type":
+            return f"a list is needed, not {_kind(detail['input'])}"
+        case "model_type":
+            return f"an object is needed, not {_kind(detail['input'])}"
+        case "bool_type":
+            return f"true or false is needed, not {_kind(detail['input'])}"
+        case "literal_error":
+            return f"{detail['ctx']['expected']} is needed, not {detail['input']!r}"
+        case "too_short":
+            return f"at least {detail['ctx']['min_length']} needed, {detail['ctx']['actual_length']} given"
+        case _:
+            return detail["msg"]
+
+
+def _unknown_key(location: tuple[int | str, ...], model: type[_Row]) -> str:
+    nested = _NESTED.get(str(location[0])) if len(location) > 1 else None
+    known = list((nested or model).model_fields)
+    key = str(location[-1])
+    if key == "samples":
+        return "unknown key here: rows with samples are recorded answers, and questions are needed"
+    close = difflib.get_close_matches(key, known, n=1)
+    return f"unknown key; did you mean {close[0]!r}?" if close else f"unknown key; known: {', '.join(known)}"
+
+
+# --------------------------------------------------------------------------- questions and recorded answers
+
+
+def load_questions(path: Path | str, *, need_answer: bool = False) -> tuple[Question, ...]:
+    """The questions of a JSONL file, in its order.
+
+    Args:
+        path: rows `{"id", "question", "answer"?, "rationale"?, "choices"?, "correct_answers"?,
+            "incorrect_answers"?}`.
+        need_answer: every row must have a reference: `answer` or `correct_answers`.
+
+    Raises:
+        DataError: with every problem of the file.
+    """
+    sheet = _Sheet(path)
+    rows = [(line, sheet.validated(line, row, _QuestionRow)) for line, row in sheet.rows()]
+    questions = [(line, row.as_question()) for line, row in rows if row is not None]
+    _check_questions(sheet, questions, need_answer)
+    sheet.close()
+    return tuple(question for _, question in questions)
+
+
+def load_recorded(path: Path | str, *, need_answer: bool = True) -> tuple[Recorded, ...]:
+    """The questions of a JSONL file with the answers recorded for them, in its order.
+
+    Args:
+        path: rows of questions with `"samples": [{"text", "correct"?, "model"?}]`, or chat logs `{"id"?,
+            "messages": [{"role", "content"}, ...], "answer"?, "correct"?, "model"?}`: the last user turn is
+            the question, the assistant turn after it one sample; logs of one question become one row.
+        need_answer: every question must have a reference: `answer` or `correct_answers`.
+
+    Raises:
+        DataError: with every problem of the file.
+    """
+    sheet = _Sheet(path)
+    found: list[tuple[int, Recorded]] = []
+    logs: list[tuple[int, _ChatRow]] = []
+    for line, row in sheet.rows():
+        if "messages" in row:
+            log = sheet.validated(line, row, _ChatRow)
+            logs.extend([(line, log)] if log and _is_answered(sheet, line, log) else [])
+        elif recorded := sheet.validated(line, row, _RecordedRow):
+            found.append((line, recorded.as_recorded()))
+    found.extend(_merged_logs(sheet, logs))
+    found.sort(key=lambda numbered: numbered[0])
+    _check_questions(sheet, [(line, recorded.question) for line, recorded in found], need_answer)
+    sheet.close()
+    return tuple(recorded for _, recorded in found)
+
+
+def _check_questions(sheet: _Sheet, questions: Sequence[tuple[int, Question]], need_answer: bool) -> None:
+    for line, question in questions:
+        _check_choices(sheet, line, question)
+        if need_answer and question.answer is None and not question.correct_answers:
+            sheet.complain(line, "answer", "missing; a reference answer is needed to judge by")
+    sheet.refuse_duplicate_ids((line, question.id) for line, question in questions)
+
+
+def _check_choices(sheet: _Sheet, line: int, question: Question) -> None:
+    if question.choices and question.answer is not None and question.answer not in question.choices:
+        sheet.complain(
+            line, "answer", f"{question.answer!r} is not among the choices; give the text of one of them"
+        )
+
+
+def _is_answered(sheet: _Sheet, line: int, log: _ChatRow) -> bool:
+    """True when the log ends with an assistant turn after a user turn, and neither is empty."""
+    if log.messages[-1].role != "assistant":
+        sheet.complain(line, "messages", "the last turn must be the assistant's: it is the recorded answer")
+        return False
+    turn = _last_user_turn(log)
+    if turn is None:
+        sheet.complain(line, "messages", "no user turn; the last one is the question")
+        return False
+    blank = [at for at in (turn, len(log.messages) - 1) if not log.messages[at].content.strip()]
+    for at in blank:
+        sheet.complain(line, f"messages.{at}.content", "is empty")
+    return not blank
+
+
+def _last_user_turn(log: _ChatRow) -> int | None:
+    return max((at for at, message in enumerate(log.messages) if message.role == "user"), default=None)
+
+
+def _asked(log: _ChatRow) -> str:
+    turn = _last_user_turn(log)
+    return "" if turn is None else log.messages[turn].content
+
+
+def _merged_logs(sheet: _Sheet, logs: Sequence[tuple[int, _ChatRow]]) -> list[tuple[int, Recorded]]:
+    """One Recorded a question, at the line of its first log."""
+    groups: dict[str, list[tuple[int, _ChatRow]]] = {}
+    for line, log in logs:
+        groups.setdefault(question_hash(_asked(log)), []).append((line, log))
+    return [_merged_group(sheet, digest, group) for digest, group in groups.items()]
+
+
+def _merged_group(sheet: _Sheet, digest: str, group: Sequence[tuple[int, _ChatRow]]) -> tuple[int, Recorded]:
+    answers = [(line, log.answer) for line, log in group if log.answer is not None]
+    for line, answer in answers:
+        if answer != answers[0][1]:
+            sheet.complain(line, "answer", f"differs from line {answers[0][0]}, which asks the same")
+    first_line, first = group[0]
+    given = next((log.id for _, log in group if log.id is not None), f"chat-{digest[:16]}")
+    question = Question(given, _asked(first), answers[0][1] if answers else None)
+    samples = (Sample(log.messages[-1].content, log.correct, log.model or None) for _, log in group)
+    return first_line, Recorded(question, tuple(samples))
+
+
+# --------------------------------------------------------------------------- what people preferred and said
+
+
+def load_preferences(path: Path | str) -> tuple[Contrast, ...]:
+    """The contrasts that rows `{"prompt", "chosen", "rejected"}` make, one a prompt.
+
+    Where a text of a prompt is chosen in one row and rejected in another, that prompt makes one contrast a
+    chosen text instead, so that no contrast has the same text on both sides.
+
+    Raises:
+        DataError: with every problem of the file.
+    """
+    sheet = _Sheet(path)
+    rows = [(line, sheet.validated(line, row, _PreferenceRow)) for line, row in sheet.rows()]
+    preferences = [(line, row) for line, row in rows if row is not None]
+    _check_feedback(sheet, [(line, row.as_feedback()) for line, row in preferences])
+    sheet.close()
+    groups: dict[str, list[_PreferenceRow]] = {}
+    for _, row in preferences:
+        groups.setdefault(question_hash(row.prompt), []).append(row)
+    return tuple(contrast for digest, group in groups.items() for contrast in _contrasts(digest, group))
+
+
+def _contrasts(digest: str, group: Sequence[_PreferenceRow]) -> list[Contrast]:
+    chosen = dict.fromkeys(row.chosen for row in group)
+    rejected = dict.fromkeys(row.rejected for row in group)
+    name, prompt = f"preference-{digest[:16]}", group[0].prompt
+    if chosen.keys().isdisjoint(rejected):
+        return [Contrast(name, prompt, tuple(chosen), tuple(rejected))]
+    return [
+        Contrast(name, prompt, (text,), tuple(dict.fromkeys(r.rejected for r in group if r.chosen == text)))
+        for text in chosen
+    ]
+
+
+def load_feedback(path: Path | str) -> tuple[Feedback, ...]:
+    """What people said, in the file's order.
+
+    Args:
+        path: rows `{"question", "text", "verdict": "right" | "wrong"}`, `{"prompt", "chosen", "rejected"}`
+            or `{"question", "correction"}`, each with `"id"?` and `"source"?`.
+
+    Raises:
+        DataError: with every problem of the file.
+    """
+    sheet = _Sheet(path)
+    rows = [(line, _feedback_row(sheet, line, row)) for line, row in sheet.rows()]
+    feedback = [(line, row.as_feedback()) for line, row in rows if row is not None]
+    _check_feedback(sheet, feedback)
+    sheet.close()
+    return tuple(said for _, said in feedback)
+
+
+def _feedback_row(sheet: _Sheet, line: int, row: dict[str, Any]) -> _FeedbackRow | None:
+    if row.keys() & {"prompt", "chosen", "rejected"}:
+        return sheet.validated(line, row, _PreferenceRow)
+    if "correction" in row:
+        return sheet.validated(line, row, _CorrectionRow)
+    return sheet.validated(line, row, _VerdictRow)
+
+
+def _check_feedback(sheet: _Sheet, feedback: Sequence[tuple[int, Feedback]]) -> None:
+    for line, said in feedback:
+        if said.kind is FeedbackKind.PREFERENCE and said.text == said.value:
+            sheet.complain(line, "rejected", "is the chosen text again")
+    sheet.refuse_duplicate_ids((line, said.id) for line, said in feedback)
+
+
+# --------------------------------------------------------------------------- splits and hashes
+
+
+def question_hash(text: str) -> str:
+    """SHA-256 of the question's text; spacing and the two ways to write an accent make no difference."""
+    as_written = " ".join(unicodedata.normalize("NFC", text).split())
+    return hashlib.sha256(as_written.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _split_key(text: str) -> str:
+    """Coarser than `question_hash`: questions that differ in case or letter forms alone stay together."""
+    return question_hash(unicodedata.normalize("NFKC", text).casefold())
+
+
+def split(
+    items: Sequence[Item], shares: Mapping[str, float] = DEFAULT_SHARES, salt: str = ""
+) -> dict[str, tuple[Item, ...]]:
+    """The items of each share, in their order.
+
+    Where an item goes depends on its question's text, the shares and the salt alone: not on its id, its
+    place or the other rows. So a question never stands in two splits, and rows added later move none.
+
+    Raises:
+        InputError: shares that are negative or do not add up to 1.
+    """
+    if min(shares.values(), default=-1.0) < 0 or abs(sum(shares.values()) - 1) > 1e-9:
+        raise InputError(f"shares must not be negative and must add up to 1, not {dict(shares)}")
+    names = [_split_of(_question_text(item), shares, salt) for item in items]
+    return {
+        name: tuple(item for item, its in zip(items, names, strict=True) if its == name) for name in shares
+    }
+
+
+def _question_text(item: Question | Recorded | Contrast) -> str:
+    match item:
+        case Question():
+            return item.text
+        case Recorded():
+            return item.question.text
+        case Contrast():
+            return item.question
+
+
+def _split_of(text: str, shares: Mapping[str, float], salt: str) -> str:
+    """The split whose stretch of [0, 1) the question's hash falls into; empty stretches hold nothing."""
+    place = int(_digest([salt, _split_key(text)])[:13], 16) / 16**13  # 52 bits: exact in a float
+    end, chosen = 0.0, ""
+    for name, share in shares.items():
+        if share > 0:
+            end, chosen = end + share, name
+            if place < end:
+                break
+    return chosen
+
+
+def data_hash(items: Iterable[Question | Recorded | Contrast | Feedback]) -> str:
+    """SHA-256 of the items' whole content, in their order: what a manifest says it was trained on."""
+    return _digest([[type(item).__name__, asdict(item)] for item in items])
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

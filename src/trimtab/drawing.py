@@ -1,0 +1,356 @@
+"""The driver: draws answers from a black box, whole or step by step, and decides.
+
+One coroutine a question; every request of one depth is in flight at once, and `over_questions` runs many
+questions side by side. Scoring is done off the event loop, one batch at a time. The search itself is a value
+in `search`, the rules are in `stopping`, retries are the black box's own (`llm`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any, TypeVar
+
+from trimtab.errors import LLMError, RefusedError
+from trimtab.pools import Calibrate
+from trimtab.search import (
+    Search,
+    extended,
+    final,
+    is_done,
+    opened,
+    pruned,
+    samples_each,
+    scored,
+    to_extend,
+    unscored,
+)
+from trimtab.stopping import DecisionRule, decide
+from trimtab.types import (
+    LLM,
+    Answer,
+    AnswerStatus,
+    Candidate,
+    Completion,
+    Completions,
+    Pool,
+    Prompt,
+    Question,
+    Sampling,
+    Scorer,
+    Task,
+    Usage,
+)
+
+Asked = TypeVar("Asked")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True)
+class BeamSettings:
+    """How to search: the paper's k, n and L, and how one step is sampled."""
+
+    width: int = 3  # k, as in the paper
+    samples: int = 3  # n; the released configs take 10, at three times the price
+    max_steps: int = 12  # L: 15 for GSM8K, 10 for StrategyQA, 8 for ScienceQA in the released configs
+    max_tokens: int = 80  # a step, as in the released configs
+    temperature: float | None = 1.0  # as in the paper; None leaves it out
+    seed: int | None = 0
+
+
+# --------------------------------------------------------------------------- whole answers
+
+
+async def draw_answers(
+    question: Question, llm: LLM, task: Task, sampling: Sampling, n: int | None = None
+) -> Pool:
+    """`n` complete answers (`sampling.n` if left out), read and judged by the task, in the order drawn.
+
+    Raises:
+        LLMError: the black box failed.
+    """
+    asked = replace(sampling, n=sampling.n if n is None else n, seed=_seed(sampling.seed, question.id))
+    reply = await llm.complete(task.prompt(question), asked)
+    candidates = [_candidate(question, completion.text, task) for completion in reply.completions]
+    return Pool(question, tuple(candidates), reply.usage)
+
+
+def _candidate(question: Question, text: str, task: Task, score: float | None = None) -> Candidate:
+    return Candidate(text, task.final_answer(question, text), score, verdict=task.verdict(question, text))
+
+
+def _seed(base: int | None, *parts: str) -> int | None:
+    """A seed of its own for each request, the same in every run; None stays None."""
+    if base is None:
+        return None
+    digest = hashlib.sha256("\x1f".join([str(base), *parts]).encode("utf-8", "surrogatepass")).digest()
+    return int.from_bytes(digest[:4], "big") >> 1  # 31 bits: what every endpoint takes
+
+
+# --------------------------------------------------------------------------- step by step
+
+
+async def beam_search(
+    question: Question, llm: LLM, task: Task, scorer: Scorer, settings: BeamSettings = BeamSettings()
+) -> Pool:
+    """The final beams of a sentence-level search as scored candidates: finished ones first, best first.
+
+    Raises:
+        LLMError: the black box failed; requests still in flight are cancelled.
+    """
+    metered = Metered(llm)
+    search = opened(settings.width, settings.samples, settings.max_steps)
+    while not is_done(search):
+        continuations = await _continuations(question, metered, task, search, settings)
+        search = extended(search, continuations, task.is_finished)
+        scores = await scored_off_loop(scorer, question, unscored(search))
+        search = pruned(scored(search, scores))
+    candidates = [_candidate(question, draft.text, task, draft.score) for draft in final(search)]
+    return Pool(question, tuple(candidates), metered.usage)
+
+
+async def _continuations(
+    question: Question, llm: LLM, task: Task, search: Search, settings: BeamSettings
+) -> list[list[str]]:
+    """The next steps for each draft to extend; all requests are in flight at once."""
+
+    async def steps_after(chain: str) -> list[str]:
+        sampling = Sampling(
+            n=samples_each(search),
+            temperature=settings.temperature,
+            max_tokens=settings.max_tokens,
+            stop=task.step_stops,
+            seed=_seed(settings.seed, question.id, str(search.depth), chain),
+        )
+        reply = await llm.complete(task.prompt(question, chain), sampling)
+        return [next_step(chain, completion, task) for completion in reply.completions]
+
+    return await _all_or_none([steps_after(draft.text) for draft in to_extend(search)])
+
+
+async def _all_or_none(calls: Sequence[Coroutine[Any, Any, Result]]) -> list[Result]:
+    """All results in order; when one call fails the others are cancelled and its error is raised as it is."""
+    running = [asyncio.ensure_future(call) for call in calls]
+    try:
+        return await asyncio.gather(*running)
+    finally:
+        await _ended(running)
+
+
+async def _ended(running: Iterable[asyncio.Future[Any]]) -> None:
+    """Returns when all have ended; those still running are cancelled."""
+    futures = list(running)
+    for future in futures:
+        future.cancel()
+    await asyncio.gather(*futures, return_exceptions=True)
+
+
+def next_step(chain: str, completion: Completion, task: Task) -> str:
+    """The first step of a continuation, such that chain + step is well-formed; empty when nothing is said.
+
+    The stop sequence that ended the step is put back, so that the next step starts where a written answer's
+    would; not after the final answer, and not after a step cut off by its length. A box that does not heed
+    stop sequences says more than one step: only the first counts, as the others were not scored on their way.
+    """
+    text = _without_leading(completion.text, task.step_stops)
+    if not text.strip():
+        return ""
+    first, *more = task.steps(text)
+    body = _without_trailing(first, task.step_stops)
+    if task.is_finished(chain + body):
+        return body
+    was_stopped = not more and body == first and completion.finish == "stop"
+    return first + task.step_stops[0] if was_stopped and task.step_stops else first
+
+
+def _without_leading(text: str, stops: Sequence[str]) -> str:
+    while stop := next((stop for stop in stops if stop and text.startswith(stop)), ""):
+        text = text.removeprefix(stop)
+    return text
+
+
+def _without_trailing(text: str, stops: Sequence[str]) -> str:
+    while stop := next((stop for stop in stops if stop and text.endswith(stop)), ""):
+        text = text.removesuffix(stop)
+    return text
+
+
+# --------------------------------------------------------------------------- scoring
+
+# One thread for all scoring: a model is not made to be entered twice, and the loop stays with the network.
+_SCORING = ThreadPoolExecutor(max_workers=1, thread_name_prefix="trimtab-scoring")
+
+
+async def scored_off_loop(scorer: Scorer, question: Question, texts: Sequence[str]) -> list[float]:
+    """One score a text, in order, worked out in the scoring thread; equal texts are scored once."""
+    unique = list(dict.fromkeys(texts))
+    if not unique:
+        return []
+    loop = asyncio.get_running_loop()
+    scores = await loop.run_in_executor(_SCORING, scorer.score, question.with_choices, unique)
+    known = dict(zip(unique, scores, strict=True))
+    return [known[text] for text in texts]
+
+
+async def with_scores(pool: Pool, scorer: Scorer, calibrate: Calibrate | None = None) -> Pool:
+    """The pool with every candidate's score, and its confidence if a calibration is given.
+
+    Candidates that carry a score keep it.
+    """
+    texts = [candidate.text for candidate in pool.candidates if candidate.score is None]
+    known = dict(zip(texts, await scored_off_loop(scorer, pool.question, texts), strict=True))
+    scores = [known[each.text] if each.score is None else each.score for each in pool.candidates]
+    confidences = list(calibrate(scores)) if calibrate and scores else [None] * len(scores)
+    candidates = [
+        replace(each, score=score, confidence=None if confidence is None else float(confidence))
+        for each, score, confidence in zip(pool.candidates, scores, confidences, strict=True)
+    ]
+    return replace(pool, candidates=tuple(candidates))
+
+
+# --------------------------------------------------------------------------- one answer
+
+
+class Metered:
+    """A black box that adds up what its calls cost, so that a failed question's cost is known too."""
+
+    def __init__(self, llm: LLM) -> None:
+        self._llm = llm
+        self.usage = Usage()
+
+    @property
+    def name(self) -> str:
+        """The name of the model inside."""
+        return self._llm.name
+
+    async def complete(self, prompt: Prompt, sampling: Sampling) -> Completions:
+        """What the model inside answers. Raises what it raises."""
+        reply = await self._llm.complete(prompt, sampling)
+        self.usage += reply.usage
+        return reply
+
+
+async def answer_question(
+    question: Question,
+    llm: LLM,
+    task: Task,
+    rule: DecisionRule,
+    how: Sampling | BeamSettings,
+    *,
+    scorer: Scorer | None = None,
+    calibrate: Calibrate | None = None,
+    abstain_below: float = 0.0,
+) -> Answer:
+    """One question's answer, whatever happens to the black box on the way.
+
+    Args:
+        question: what is asked.
+        llm: the black box.
+        task: what the question means.
+        rule: how candidates become one answer.
+        how: `sampling.n` complete answers, or a search step by step.
+        scorer: g; a search needs one, and so does every rule but majority.
+        calibrate: scores to P(correct).
+        abstain_below: abstain when the decision's confidence is below this.
+
+    Raises:
+        ValueError: a search without a scorer.
+        RefusedError: the key or the model name is at fault, so that no question could be answered.
+    """
+    metered = Metered(llm)
+    try:
+        pool = await _drawn(question, metered, task, how, scorer)
+    except LLMError as error:
+        if isinstance(error, RefusedError) and error.is_of_all:
+            raise
+        return _failed(question, str(error), metered.usage)
+    if scorer is not None:
+        pool = await with_scores(pool, scorer, calibrate)
+    return decided(pool, rule, abstain_below)
+
+
+async def _drawn(
+    question: Question, llm: LLM, task: Task, how: Sampling | BeamSettings, scorer: Scorer | None
+) -> Pool:
+    if isinstance(how, Sampling):
+        return await draw_answers(question, llm, task, how)
+    if scorer is None:
+        raise ValueError("a search step by step needs a scorer")
+    return await beam_search(question, llm, task, scorer, how)
+
+
+def decided(pool: Pool, rule: DecisionRule, abstain_below: float = 0.0) -> Answer:
+    """The answer that a pool's candidates make under the rule.
+
+    A decision whose confidence is known and below `abstain_below` abstains: its text still shows what was
+    considered, its answer is None.
+    """
+    if not pool.candidates:
+        return _failed(pool.question, "the black box gave no answer", pool.usage)
+    decision = decide(pool.candidates, rule)
+    status = _status(decision.answer, decision.confidence, abstain_below)
+    return Answer(
+        id=pool.question.id,
+        text=decision.candidate.text,
+        answer=decision.answer if status is AnswerStatus.ANSWERED else None,
+        score=decision.candidate.score,
+        confidence=decision.confidence,
+        candidates=len(pool.candidates),
+        usage=pool.usage,
+        status=status,
+    )
+
+
+def _status(answer: str | None, confidence: float | None, abstain_below: float) -> AnswerStatus:
+    if answer is None:
+        return AnswerStatus.UNREADABLE
+    is_unsure = confidence is not None and confidence < abstain_below
+    return AnswerStatus.ABSTAINED if is_unsure else AnswerStatus.ANSWERED
+
+
+def _failed(question: Question, error: str, usage: Usage) -> Answer:
+    line = " ".join(error.split())
+    return Answer(question.id, "", None, None, None, 0, usage, AnswerStatus.FAILED, line)
+
+
+# --------------------------------------------------------------------------- many questions
+
+
+async def over_questions(
+    questions: Iterable[Asked], work: Callable[[Asked], Awaitable[Result]], *, concurrency: int = 20
+) -> AsyncGenerator[Result, None]:
+    """Results in the order of completion, at most `concurrency` of them being worked on.
+
+    Questions are taken from the iterable as there is room. When work raises, or the caller stops early (with
+    `contextlib.aclosing`, or cancelled), what still runs is cancelled and has ended before this returns.
+
+    Raises:
+        ValueError: concurrency below 1.
+    """
+    if concurrency < 1:
+        raise ValueError(f"concurrency is 1 or more; {concurrency} came")
+    waiting = iter(questions)
+    running: dict[asyncio.Future[Result], None] = {}  # in the order started
+    try:
+        while _started(running, work, islice(waiting, concurrency - len(running))):
+            done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+            for future in [each for each in running if each in done]:
+                yield future.result()
+                del running[future]
+    finally:
+        await _ended(running)
+
+
+def _started(
+    running: dict[asyncio.Future[Result], None],
+    work: Callable[[Asked], Awaitable[Result]],
+    questions: Iterable[Asked],
+) -> bool:
+    """True when anything runs after these were started too."""
+    for question in questions:
+        running[asyncio.ensure_future(work(question))] = None
+    return bool(running)

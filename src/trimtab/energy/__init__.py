@@ -1,0 +1,69 @@
+"""The adapter: a small encoder that scores an answer for a question, its losses, fit, calibration and folder.
+
+Import the public names from here; torch is loaded when the first name that needs it is asked for:
+
+    manifest, calibrate     no torch: what an adapter folder says of itself; scores -> P(correct)
+    nce                     losses: tensors in, a number out
+    encoding, backbone      (question, text) -> token ids; where an encoder's weights are
+    model                   EnergyModel: g(question, text)
+    groups, checkpoint, fit training
+    adapter                 an EnergyModel and its Manifest <-> a folder
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from trimtab.errors import MissingExtraError
+
+if TYPE_CHECKING:  # fit and calibrate are modules here, so their functions go by longer names
+    from trimtab.energy import calibrate, fit
+    from trimtab.energy.adapter import load_adapter as load_adapter
+    from trimtab.energy.adapter import save_adapter as save_adapter
+    from trimtab.energy.calibrate import Calibration as Calibration
+    from trimtab.energy.calibrate import expected_calibration_error as expected_calibration_error
+    from trimtab.energy.fit import FitReport as FitReport
+    from trimtab.energy.fit import FitSettings as FitSettings
+    from trimtab.energy.fit import Progress as Progress
+    from trimtab.energy.manifest import Manifest as Manifest
+    from trimtab.energy.manifest import read_manifest as read_manifest
+    from trimtab.energy.manifest import verify_adapter as verify_adapter
+    from trimtab.energy.model import EnergyModel as EnergyModel
+    from trimtab.energy.model import can_bf16 as can_bf16
+    from trimtab.energy.model import use_threads as use_threads
+
+    fit_calibration = calibrate.calibrate
+    fit_energy = fit.fit
+
+_PLACES = {
+    "Calibration": ("calibrate", "Calibration"),
+    "fit_calibration": ("calibrate", "calibrate"),
+    "expected_calibration_error": ("calibrate", "expected_calibration_error"),
+    "Manifest": ("manifest", "Manifest"),
+    "read_manifest": ("manifest", "read_manifest"),
+    "verify_adapter": ("manifest", "verify_adapter"),
+    "EnergyModel": ("model", "EnergyModel"),
+    "use_threads": ("model", "use_threads"),
+    "can_bf16": ("model", "can_bf16"),
+    "FitSettings": ("fit", "FitSettings"),
+    "FitReport": ("fit", "FitReport"),
+    "Progress": ("fit", "Progress"),
+    "fit_energy": ("fit", "fit"),
+    "save_adapter": ("adapter", "save_adapter"),
+    "load_adapter": ("adapter", "load_adapter"),
+}
+_TRAIN_EXTRA = {"torch", "transformers", "jaxtyping", "huggingface_hub"}
+
+
+def __getattr__(name: str) -> Any:
+    """The public name, its module loaded on first use. Raises MissingExtraError without torch."""
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, attribute = _PLACES[name]
+    try:
+        return getattr(import_module(f"{__name__}.{module}"), attribute)
+    except ModuleNotFoundError as error:
+        if error.name in _TRAIN_EXTRA:
+            raise MissingExtraError("train", "an energy model") from None
+        raise

@@ -1,0 +1,140 @@
+"""(question, text) pairs to token ids and padded batches, for any tokenizer that knows pairs.
+
+What is cut when a pair is too long: the middle of the text first, so that how it starts and above all its
+final answer stay; the question only when it alone takes more than half of the room, and then its middle too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+HEAD_SHARE = 0.25  # of the room a cut text gets: a quarter to its start, the rest to its end
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """One encoded (question, text)."""
+
+    ids: tuple[int, ...]
+    types: tuple[int, ...]
+    text_start: int  # where the text's own tokens begin
+    text_end: int  # and end
+
+
+@dataclass(frozen=True, slots=True)
+class _Template:
+    """The special tokens a tokenizer puts before, between and after a pair, with their segment numbers."""
+
+    before: tuple[int, ...]
+    between: tuple[int, ...]
+    after: tuple[int, ...]
+    question_type: int
+    between_types: tuple[int, ...]
+    text_type: int
+
+    @property
+    def length(self) -> int:
+        return len(self.before) + len(self.between) + len(self.after)
+
+
+class PairEncoder:
+    """Encodes pairs to at most `max_length` tokens and pads them into batches."""
+
+    def __init__(self, tokenizer: Any, max_length: int) -> None:
+        self.tokenizer = tokenizer
+        self.max_length = max_length
+        self.template = _read_template(tokenizer)
+        self.has_types = "token_type_ids" in tokenizer.model_input_names
+        self.pad = int(tokenizer.pad_token_id)
+
+    def encode(self, pairs: Sequence[tuple[str, str]]) -> list[Pair]:
+        """One encoded pair for each (question, text), in order."""
+        if not pairs:
+            return []
+        questions = list(dict.fromkeys(question for question, _ in pairs))
+        question_ids = dict(zip(questions, self._ids(questions), strict=True))
+        text_ids = self._ids([text for _, text in pairs])
+        return [
+            self._join(question_ids[question], text)
+            for (question, _), text in zip(pairs, text_ids, strict=True)
+        ]
+
+    def collate(self, batch: Sequence[Pair], device: torch.device) -> dict[str, Int[Tensor, "texts tokens"]]:
+        """The padded inputs of one forward pass."""
+        width = max(len(pair.ids) for pair in batch)
+        ids = [[*pair.ids, *[self.pad] * (width - len(pair.ids))] for pair in batch]
+        mask = [[1] * len(pair.ids) + [0] * (width - len(pair.ids)) for pair in batch]
+        inputs = {"input_ids": ids, "attention_mask": mask}
+        if self.has_types:
+            inputs["token_type_ids"] = [[*pair.types, *[0] * (width - len(pair.ids))] for pair in batch]
+        return {name: torch.tensor(rows, device=device) for name, rows in inputs.items()}
+
+    def _ids(self, texts: list[str]) -> list[list[int]]:
+        encoded = self.tokenizer(
+            texts,
+            add_special_tokens=False,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            verbose=False,  # or it warns of texts that are cut below
+        )
+        return list(encoded["input_ids"])
+
+    def _join(self, question: list[int], text: list[int]) -> Pair:
+        form = self.template
+        room = self.max_length - form.length
+        question = without_middle(question, max(room - len(text), room // 2))
+        text = without_middle(text, room - len(question))
+        start = len(form.before) + len(question) + len(form.between)
+        return Pair(
+            (*form.before, *question, *form.between, *text, *form.after),
+            (
+                *[form.question_type] * (len(form.before) + len(question)),
+                *form.between_types,
+                *[form.text_type] * (len(text) + len(form.after)),
+            ),
+            start,
+            start + len(text),
+        )
+
+
+def without_middle(tokens: list[int], room: int) -> list[int]:
+    """The tokens, or the first quarter and last three quarters of `room` when they do not fit."""
+    if len(tokens) <= room:
+        return tokens
+    head = int(room * HEAD_SHARE)
+    return tokens[:head] + tokens[len(tokens) - (room - head) :]
+
+
+def by_length(pairs: Sequence[Pair], tokens: int) -> Iterator[list[int]]:
+    """Indices of pairs of like length, longest first, in batches of at most `tokens` padded tokens."""
+    order = sorted(range(len(pairs)), key=lambda i: (-len(pairs[i].ids), i))
+    start = 0
+    while start < len(order):
+        size = max(1, tokens // len(pairs[order[start]].ids))
+        yield order[start : start + size]
+        start += size
+
+
+def _read_template(tokenizer: Any) -> _Template:
+    """What the tokenizer adds to a pair, read off an example: no tokenizer tells it otherwise."""
+    encoded = tokenizer("a", "b", return_special_tokens_mask=True, return_token_type_ids=True)
+    ids, special = encoded["input_ids"], encoded["special_tokens_mask"]
+    types = encoded.get("token_type_ids") or [0] * len(ids)
+    own = [i for i, is_special in enumerate(special) if not is_special]
+    first = own[0]
+    middle = next(i for i in range(first, len(ids)) if special[i])
+    second = next(i for i in own if i > middle)
+    return _Template(
+        before=tuple(ids[:first]),
+        between=tuple(ids[middle:second]),
+        after=tuple(ids[own[-1] + 1 :]),
+        question_type=types[first],
+        between_types=tuple(types[middle:second]),
+        text_type=types[second],
+    )

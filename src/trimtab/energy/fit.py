@@ -1,0 +1,500 @@
+"""Training an energy model on contrasts, resumable to the last bit.
+
+One update reads `batch_groups * accumulation` questions. Every random choice (which answers, in what order,
+dropout) follows from (seed, step), none from the clock, so a run killed at any moment and started again
+ends in the same weights on one thread as one left alone. What the losses are is `nce`'s; where contrasts
+come from, `adapt`'s. Nothing is printed: a caller's `progress` is called after each update.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from trimtab.energy.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from trimtab.energy.encoding import Pair, by_length
+from trimtab.energy.groups import Batch, Sizes, epoch_batches
+from trimtab.energy.mlm import masked_loss
+from trimtab.energy.model import EnergyModel, bf16_autocast, can_bf16
+from trimtab.energy.nce import LOSSES, prefix_value, ranking_nce
+from trimtab.errors import RunError
+from trimtab.types import Contrast, PrefixTarget
+
+LossName = Literal["ranking_nce", "pooled", "bce", "bradley_terry", "mlm"]
+StopOn = Literal["pairwise", "best_of_n", "ranking_loss"]
+
+TRAINING_TOKENS = 2048  # padded tokens of one forward pass: short answers are not padded to the longest
+BETAS = (0.9, 0.999)  # AdamW's own
+CLIP = 1.0  # gradient norm; usual for fine-tuning encoders
+
+
+@dataclass(frozen=True, slots=True)
+class FitSettings:
+    """How to fit. Values without a source are ours, chosen on parts of training sets."""
+
+    loss: LossName = "ranking_nce"
+    alpha: float = 0.01  # of E[g^2] in ranking_nce; the paper does not state its own
+    lr: float = 5e-5  # the paper's 5e-6 is for 6,000 steps
+    epochs: int = 3
+    batch_groups: int = 1  # questions in one pass: what is held in memory at once
+    accumulation: int = 4  # passes in one update
+    warmup: float = 0.1  # share of all updates over which the rate rises; then it falls to 0 in a line
+    weight_decay: float = 0.01  # paper, section 4.1; not on biases and norms
+    max_positives: int = 4  # of a question in one epoch, drawn anew each epoch
+    max_negatives: int = 8
+    max_prefixes: int = 4
+    prefix_weight: float = 1.0  # of the prefixes' loss beside the contrasts'
+    frozen_layers: int = 0  # lower encoder layers left as they are, the embeddings with them
+    bf16: bool | Literal["auto"] = "auto"  # auto: where the hardware has it
+    stop_on: StopOn = "pairwise"  # what held-out questions must improve
+    evaluations_per_epoch: int = 1
+    patience: int = 2  # evaluations without improvement before stopping
+    seed: int = 0
+    checkpoint_every_s: float = 60.0  # 0: after each update
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where a fit stands after an update."""
+
+    step: int
+    steps: int
+    epoch: float
+    loss: float  # mean since the last evaluation
+    eta_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """Held-out questions after `step` updates."""
+
+    step: int
+    training_loss: float | None  # mean since the evaluation before; None before the first update
+    ranking_loss: float  # ranking NCE without its penalty, mean over questions
+    pairwise: (
+        float  # share of (positive, negative) pairs in the right order, mean over questions; a tie is half
+    )
+    best_of_n: (
+        float  # share of questions whose best-scored answer is a positive; a tie with a negative is half
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class FitReport:
+    """What a fit did. With held-out questions the weights of `best_step` were kept."""
+
+    steps: int  # updates made
+    planned_steps: int
+    best_step: int
+    training_loss: float  # mean over the updates since the last evaluation but one
+    history: tuple[Evaluation, ...]
+    seconds: float
+    resumed_from: int  # updates found in the checkpoint; 0 = from the start
+
+    @property
+    def best(self) -> Evaluation | None:
+        """The held-out evaluation of the weights kept, if there were held-out questions."""
+        return next((e for e in self.history if e.step == self.best_step), None)
+
+
+def fit(
+    energy: EnergyModel,
+    contrasts: Sequence[Contrast],
+    settings: FitSettings | None = None,
+    *,
+    prefixes: Sequence[PrefixTarget] = (),
+    held_out: Sequence[Contrast] = (),
+    checkpoint_dir: Path | None = None,
+    progress: Callable[[Progress], None] | None = None,
+) -> FitReport:
+    """Trains the energy model in place; with held-out questions, its best weights are kept.
+
+    The untrained weights are a candidate too: a fit never leaves the model worse on held-out questions.
+    With `checkpoint_dir`, a fit of the same data, settings and starting weights goes on where it was; a
+    checkpoint of any other fit is written over.
+
+    Raises:
+        ValueError: no contrast, an empty side, or a loss that does not suit the model's head.
+        RunError: the loss is not a number any more.
+    """
+    chosen = settings or FitSettings()
+    _check(energy, contrasts, prefixes, chosen)
+    with _trainable(energy.network, chosen.frozen_layers) as parameters:
+        training = _Training(
+            energy, tuple(contrasts), tuple(prefixes), tuple(held_out), chosen, parameters, checkpoint_dir
+        )
+        training.run(progress)
+    return training.report()
+
+
+def held_out_evaluation(
+    energy: EnergyModel, contrasts: Sequence[Contrast], *, bf16: bool | None = None
+) -> Evaluation:
+    """How the model ranks these questions' answers. Raises ValueError without a question."""
+    if not contrasts:
+        raise ValueError("an evaluation needs at least one held-out question")
+    pairs = [(c.question, text) for c in contrasts for text in (*c.positives, *c.negatives)]
+    scores = iter(energy.score_pairs(pairs, bf16=bf16))
+    rows = [
+        _ranked(
+            torch.tensor([next(scores) for _ in c.positives]),
+            torch.tensor([next(scores) for _ in c.negatives]),
+        )
+        for c in contrasts
+    ]
+    ranking_loss, pairwise, best = torch.tensor(rows, dtype=torch.float64).mean(dim=0).tolist()
+    return Evaluation(0, None, ranking_loss, pairwise, best)
+
+
+def _ranked(positive: Tensor, negative: Tensor) -> tuple[float, float, float]:
+    order = torch.sign(positive[:, None] - negative[None, :])
+    best = torch.sign(positive.max() - negative.max())
+    return (
+        float(ranking_nce(positive, negative)),
+        float((order.mean() + 1) / 2),
+        float((best + 1) / 2),
+    )
+
+
+class _Training:
+    """The state of one fit: where it is, what it has seen, its optimiser."""
+
+    def __init__(
+        self,
+        energy: EnergyModel,
+        contrasts: tuple[Contrast, ...],
+        prefixes: tuple[PrefixTarget, ...],
+        held_out: tuple[Contrast, ...],
+        settings: FitSettings,
+        parameters: dict[str, nn.Parameter],
+        checkpoint_dir: Path | None,
+    ) -> None:
+        self.energy, self.settings, self.parameters = energy, settings, parameters
+        self.contrasts, self.prefixes, self.held_out = contrasts, prefixes, held_out
+        self.checkpoint_dir = checkpoint_dir
+        self.bf16 = can_bf16(energy.device) if settings.bf16 == "auto" else settings.bf16
+        passes = math.ceil(len(contrasts) / settings.batch_groups)
+        self.updates_per_epoch = math.ceil(passes / settings.accumulation)
+        self.steps = self.updates_per_epoch * settings.epochs
+        self.optimizer = _optimizer(parameters, settings)
+        self.step = 0
+        self.resumed_from = 0
+        self.losses: list[float] = []  # since the last evaluation
+        self.history: list[Evaluation] = []
+        self.best: dict[str, Tensor] = {}
+        self.epoch_drawn = -1
+        self.batches: list[Batch] = []
+        self.started = self.saved_at = time.monotonic()
+
+    # ---- the order of time
+
+    def run(self, progress: Callable[[Progress], None] | None) -> None:
+        """Updates, evaluations and checkpoints until the end or until patience is out."""
+        fingerprint = self._fingerprint() if self.checkpoint_dir else ""
+        self._restore(fingerprint)
+        if self.held_out and not self.history:
+            self._evaluate()
+        while self.step < self.steps and not self._is_out_of_patience():
+            self._update()
+            if self.held_out and self._is_evaluation_due():
+                self._evaluate()
+            self._checkpoint_when_due(fingerprint)
+            if progress:
+                progress(self._progress())
+        self._keep_best()
+
+    def _update(self) -> None:
+        batches = self._batches_of(self.step)
+        questions = sum(len(batch.contrasts) for batch in batches)
+        self.energy.network.train()
+        self.optimizer.zero_grad(set_to_none=True)
+        total = 0.0
+        for number, batch in enumerate(batches):
+            with _dropout_seed(self.settings.seed, self.step, number, self.energy.device):
+                loss = self._loss(batch, number) * (len(batch.contrasts) / questions)
+                loss.backward()  # type: ignore[no-untyped-call]
+            total += loss.item()
+        self._refuse_nonsense(total)
+        nn.utils.clip_grad_norm_(self.parameters.values(), CLIP)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.settings, self.step, self.steps)
+        self.optimizer.step()
+        self.energy.network.eval()
+        self.losses.append(total)
+        self.step += 1
+
+    def _batches_of(self, step: int) -> list[Batch]:
+        epoch, place = divmod(step, self.updates_per_epoch)
+        if epoch != self.epoch_drawn:
+            s = self.settings
+            sizes = Sizes(s.batch_groups, s.max_positives, s.max_negatives, s.max_prefixes)
+            self.batches = epoch_batches(self.contrasts, self.prefixes, sizes, s.seed, epoch)
+            self.epoch_drawn = epoch
+        start = place * self.settings.accumulation
+        return self.batches[start : start + self.settings.accumulation]
+
+    # ---- the loss of one batch
+
+    def _loss(self, batch: Batch, number: int) -> Tensor:
+        if self.settings.loss == "mlm":
+            return self._masked_loss(batch, random.Random(f"{self.settings.seed}:{self.step}:{number}"))
+        answers = [(c.question, text) for c in batch.contrasts for text in (*c.positives, *c.negatives)]
+        chains = [(p.question, p.prefix) for p in batch.prefixes]
+        scores = self._scores([*answers, *chains])
+        loss = LOSSES[self.settings.loss](*padded(scores, batch.contrasts), self.settings.alpha)
+        if not chains:
+            return loss
+        values = scores.new_tensor([p.value for p in batch.prefixes])
+        weights = scores.new_tensor([float(p.weight) for p in batch.prefixes])
+        value_loss = prefix_value(scores[len(answers) :], values, weights)
+        return loss + self.settings.prefix_weight * value_loss
+
+    def _scores(self, pairs: Sequence[tuple[str, str]]) -> Float[Tensor, " texts"]:
+        encoded = self.energy.encoder.encode(pairs)
+        order: list[int] = []
+        parts: list[Tensor] = []
+        with bf16_autocast(self.energy.device, self.bf16):
+            for indices in by_length(encoded, TRAINING_TOKENS):
+                order += indices
+                parts.append(self.energy.forward([encoded[i] for i in indices]))
+        places = torch.tensor(order, device=self.energy.device).argsort()
+        return torch.cat(parts)[places]
+
+    def _masked_loss(self, batch: Batch, rng: random.Random) -> Tensor:
+        encoded: list[Pair] = self.energy.encoder.encode(
+            [(c.question, text) for c in batch.contrasts for text in c.positives]
+        )
+        inputs = self.energy.encoder.collate(encoded, self.energy.device)
+        mask_id = int(self.energy.tokenizer.mask_token_id)
+        with bf16_autocast(self.energy.device, self.bf16):
+            return masked_loss(self.energy.network, inputs, encoded, mask_id, rng)
+
+    def _refuse_nonsense(self, loss: float) -> None:
+        if not math.isfinite(loss):
+            raise RunError(
+                f"the training loss became {loss} at step {self.step + 1}; try a lower learning rate than "
+                f"{self.settings.lr:g}, or bf16 off"
+            )
+
+    # ---- held-out questions
+
+    def _is_evaluation_due(self) -> bool:
+        place = self.step % self.updates_per_epoch or self.updates_per_epoch
+        parts = self.settings.evaluations_per_epoch
+        return place in {math.ceil(self.updates_per_epoch * part / parts) for part in range(1, parts + 1)}
+
+    def _evaluate(self) -> None:
+        found = held_out_evaluation(self.energy, self.held_out, bf16=self.bf16)
+        loss = sum(self.losses) / len(self.losses) if self.losses else None
+        self.losses = []
+        self.history.append(replace(found, step=self.step, training_loss=loss))
+        if self._best_step() == self.step:
+            self.best = {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
+
+    def _best_step(self) -> int:
+        """The step of the best evaluation, the first of equals; the last step without held-out questions."""
+        if not self.history:
+            return self.step
+        return max(self.history, key=self._merit).step
+
+    def _merit(self, evaluation: Evaluation) -> tuple[float, float]:
+        """What makes an evaluation the better one; of equals the one with the lower ranking loss."""
+        if self.settings.stop_on == "ranking_loss":
+            return -evaluation.ranking_loss, 0.0
+        chosen = evaluation.pairwise if self.settings.stop_on == "pairwise" else evaluation.best_of_n
+        return chosen, -evaluation.ranking_loss
+
+    def _is_out_of_patience(self) -> bool:
+        steps = [evaluation.step for evaluation in self.history]
+        return bool(steps) and len(steps) - 1 - steps.index(self._best_step()) >= self.settings.patience
+
+    def _keep_best(self) -> None:
+        with torch.no_grad():
+            for name, tensor in self.best.items():
+                self.parameters[name].copy_(tensor)
+
+    # ---- checkpoints
+
+    def _fingerprint(self) -> str:
+        """A hash of all that the final weights depend on."""
+        settings = asdict(replace(self.settings, checkpoint_every_s=0.0, bf16=self.bf16))
+        data = [[asdict(item) for item in items] for items in (self.contrasts, self.prefixes, self.held_out)]
+        facts = [settings, data, self.energy.max_length, self.energy.head, torch.__version__]
+        digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+        for name, parameter in sorted(self.energy.network.named_parameters()):
+            digest.update(name.encode())
+            digest.update(parameter.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
+        return digest.hexdigest()
+
+    def _checkpoint_when_due(self, fingerprint: str) -> None:
+        is_over = self.step == self.steps or self._is_out_of_patience()
+        is_due = time.monotonic() - self.saved_at >= self.settings.checkpoint_every_s
+        if self.checkpoint_dir is None or not (is_over or is_due):
+            return
+        counters = {"losses": self.losses, "history": [asdict(e) for e in self.history]}
+        tensors = {f"weight.{name}": parameter.data for name, parameter in self.parameters.items()}
+        for name, parameter in self.parameters.items():
+            if state := self.optimizer.state[parameter]:  # empty for weights this encoder never uses
+                tensors[f"mean.{name}"], tensors[f"square.{name}"] = state["exp_avg"], state["exp_avg_sq"]
+        tensors |= {f"best.{name}": tensor for name, tensor in self.best.items()}
+        save_checkpoint(self.checkpoint_dir, Checkpoint(fingerprint, self.step, counters, tensors))
+        self.saved_at = time.monotonic()
+
+    def _restore(self, fingerprint: str) -> None:
+        found = load_checkpoint(self.checkpoint_dir, fingerprint) if self.checkpoint_dir else None
+        if found is None:
+            return
+        self.step = self.resumed_from = found.step
+        self.losses = found.counters["losses"]
+        self.history = [Evaluation(**evaluation) for evaluation in found.counters["history"]]
+        device = self.energy.device
+        with torch.no_grad():
+            for name, parameter in self.parameters.items():
+                parameter.copy_(found.tensors[f"weight.{name}"])
+                if f"mean.{name}" in found.tensors:
+                    self.optimizer.state[parameter] = {
+                        "step": torch.tensor(float(found.step)),
+                        "exp_avg": found.tensors[f"mean.{name}"].to(device, copy=True),
+                        "exp_avg_sq": found.tensors[f"square.{name}"].to(device, copy=True),
+                    }
+        best = {
+            name.removeprefix("best."): t for name, t in found.tensors.items() if name.startswith("best.")
+        }
+        self.best = {name: tensor.to(device) for name, tensor in best.items()}
+
+    # ---- what is told
+
+    def _progress(self) -> Progress:
+        done = self.step - self.resumed_from
+        pace = (time.monotonic() - self.started) / done
+        return Progress(
+            step=self.step,
+            steps=self.steps,
+            epoch=self.step / self.updates_per_epoch,
+            loss=self._recent_loss(),
+            eta_s=pace * (self.steps - self.step),
+        )
+
+    def _recent_loss(self) -> float:
+        if self.losses:
+            return sum(self.losses) / len(self.losses)
+        stated = [e.training_loss for e in self.history if e.training_loss is not None]
+        return stated[-1] if stated else math.nan
+
+    def report(self) -> FitReport:
+        """What was done, once `run` is over."""
+        return FitReport(
+            steps=self.step,
+            planned_steps=self.steps,
+            best_step=self._best_step(),
+            training_loss=self._recent_loss(),
+            history=tuple(self.history),
+            seconds=time.monotonic() - self.started,
+            resumed_from=self.resumed_from,
+        )
+
+
+def padded(scores: Float[Tensor, " texts"], contrasts: Sequence[Contrast]) -> tuple[Tensor, Tensor, Tensor]:
+    """Flat scores, question by question and positives first, as a padded matrix with its two masks.
+
+    Scores beyond the contrasts' own are not looked at.
+    """
+    sizes = [(len(c.positives), len(c.negatives)) for c in contrasts]
+    width = max(positives + negatives for positives, negatives in sizes)
+    starts = [0]
+    for positives, negatives in sizes[:-1]:
+        starts.append(starts[-1] + positives + negatives)
+    places = torch.arange(width, device=scores.device)[None]
+    first = torch.tensor(starts, device=scores.device)[:, None]
+    split, end = (
+        torch.tensor(column, device=scores.device)[:, None]
+        for column in ([p for p, _ in sizes], [p + n for p, n in sizes])
+    )
+    matrix = scores[(first + places).clamp(max=len(scores) - 1)]
+    return matrix, places < split, (places >= split) & (places < end)
+
+
+def learning_rate(settings: FitSettings, step: int, steps: int) -> float:
+    """The rate of update `step` (from 0): up in a line over the warm-up, then down in a line to 0."""
+    warmup = max(1, round(settings.warmup * steps))
+    if step < warmup:
+        return settings.lr * (step + 1) / warmup
+    return settings.lr * (steps - step) / max(1, steps - warmup)
+
+
+def _check(
+    energy: EnergyModel,
+    contrasts: Sequence[Contrast],
+    prefixes: Sequence[PrefixTarget],
+    settings: FitSettings,
+) -> None:
+    if not contrasts:
+        raise ValueError("a fit needs at least one contrast")
+    for contrast in contrasts:
+        if not contrast.positives or not contrast.negatives:
+            raise ValueError(f"question {contrast.question_id}: a contrast needs positives and negatives")
+    if (settings.loss == "mlm") != (energy.head == "mlm"):
+        raise ValueError(
+            f"the loss '{settings.loss}' does not suit the head '{energy.head}'; "
+            "EnergyModel.pretrained(..., head='mlm') goes with 'mlm' and no other loss"
+        )
+    if settings.loss == "mlm" and prefixes:
+        raise ValueError("the mlm loss knows no prefixes")
+
+
+def _optimizer(parameters: dict[str, nn.Parameter], settings: FitSettings) -> torch.optim.AdamW:
+    matrices = [p for p in parameters.values() if p.ndim >= 2]
+    others = [p for p in parameters.values() if p.ndim < 2]
+    groups: list[dict[str, Any]] = [{"params": matrices}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=settings.lr, betas=BETAS, weight_decay=settings.weight_decay)
+
+
+@contextmanager
+def _trainable(network: Any, frozen_layers: int) -> Iterator[dict[str, nn.Parameter]]:
+    """The parameters to train, by name; the frozen ones need no gradient inside this context."""
+    frozen = [p for module in _lower_modules(network, frozen_layers) for p in module.parameters()]
+    frozen = [parameter for parameter in frozen if parameter.requires_grad]
+    for parameter in frozen:
+        parameter.requires_grad_(False)
+    try:
+        yield {name: p for name, p in network.named_parameters() if p.requires_grad}
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad_(True)
+
+
+def _lower_modules(network: Any, layers: int) -> list[nn.Module]:
+    """The embeddings and the `layers` lowest encoder layers; nothing for 0."""
+    if not layers:
+        return []
+    base = network.base_model
+    for path in ("encoder.layer", "transformer.layer", "layers", "encoder.layers"):
+        holder: Any = base
+        for part in path.split("."):
+            holder = getattr(holder, part, None)
+        if isinstance(holder, nn.ModuleList):
+            if layers > len(holder):
+                raise ValueError(f"frozen_layers is {layers}, but the encoder has {len(holder)} layers")
+            return [base.embeddings, *list(holder)[:layers]]
+    raise ValueError(f"frozen_layers: no stack of layers was found in a {type(network).__name__}")
+
+
+@contextmanager
+def _dropout_seed(seed: int, step: int, number: int, device: torch.device) -> Iterator[None]:
+    """Dropout in this context follows from seed, step and pass; the outer generator stays as it was."""
+    digest = hashlib.sha256(f"{seed}:{step}:{number}".encode()).digest()
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+        yield

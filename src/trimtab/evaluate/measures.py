@@ -1,0 +1,77 @@
+"""How well confidence agrees with being right, and how well scores tell right candidates from wrong ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from trimtab.evaluate.comparison import Bin, Calibration, Scores
+from trimtab.evaluate.intervals import Array
+from trimtab.types import Candidate, Verdict
+
+BINS = 10  # Guo et al. 2017, "On Calibration of Modern Neural Networks" use 15; ours see fewer questions
+SCORE_BINS = 24
+
+
+def calibration_of(decisions: Sequence[tuple[float, bool]], *, bins: int = BINS) -> Calibration | None:
+    """Reliability of (confidence, is right) pairs in bins of equal width; None without any."""
+    if not decisions:
+        return None
+    found = tuple(_bin(decisions, index, bins) for index in range(bins))
+    brier = sum((confidence - right) ** 2 for confidence, right in decisions) / len(decisions)
+    return Calibration(sum(map(_gap, found)) / len(decisions), brier, len(decisions), found)
+
+
+def _gap(held: Bin) -> float:
+    """Count-weighted distance of confidence and share right; 0 for an empty bin."""
+    if held.confidence is None or held.right is None:
+        return 0.0
+    return held.count * abs(held.confidence - held.right)
+
+
+def _bin(decisions: Sequence[tuple[float, bool]], index: int, bins: int) -> Bin:
+    low, high = index / bins, (index + 1) / bins
+    inside = [(c, right) for c, right in decisions if low < c <= high or (index == 0 and c == 0)]
+    if not inside:
+        return Bin(low, high, 0, None, None)
+    confidence = sum(c for c, _ in inside) / len(inside)
+    return Bin(low, high, len(inside), confidence, sum(right for _, right in inside) / len(inside))
+
+
+def scores_of(pools: Sequence[Sequence[Candidate]], *, bins: int = SCORE_BINS) -> Scores | None:
+    """Histograms of the scores of right and wrong candidates on shared edges; None where none is scored."""
+    right = [s for pool in pools for s in _scores(pool, Verdict.RIGHT)]
+    wrong = [s for pool in pools for s in (*_scores(pool, Verdict.WRONG), *_scores(pool, Verdict.UNREADABLE))]
+    if not right and not wrong:
+        return None
+    edges = _edges([*right, *wrong], bins)
+    return Scores(
+        edges=tuple(float(edge) for edge in edges),
+        right=tuple(int(n) for n in np.histogram(right, edges)[0]),
+        wrong=tuple(int(n) for n in np.histogram(wrong, edges)[0]),
+        pairwise_accuracy=_pairwise_accuracy(pools),
+    )
+
+
+def _edges(scores: Sequence[float], bins: int) -> Array:
+    """Edges of equal bins over the scores; scores that are all but equal get a range of one around them."""
+    low, high = min(scores), max(scores)
+    if high - low <= 1e-6 * max(1.0, abs(low), abs(high)):  # no room for distinct edges between them
+        low, high = low - 0.5, high + 0.5
+    return np.linspace(low, high, bins + 1)
+
+
+def _scores(pool: Sequence[Candidate], verdict: Verdict) -> list[float]:
+    return [c.score for c in pool if c.score is not None and c.verdict is verdict]
+
+
+def _pairwise_accuracy(pools: Sequence[Sequence[Candidate]]) -> float | None:
+    """P(a right candidate outscores a wrong one of the same question), ties counting half."""
+    won, pairs = 0.0, 0
+    for pool in pools:
+        right = np.array(_scores(pool, Verdict.RIGHT))[:, None]
+        wrong = np.array([*_scores(pool, Verdict.WRONG), *_scores(pool, Verdict.UNREADABLE)])[None, :]
+        won += float((right > wrong).sum()) + 0.5 * float((right == wrong).sum())
+        pairs += right.size * wrong.size
+    return won / pairs if pairs else None
