@@ -16,6 +16,8 @@ from trimtab.pools import recalibrated
 from trimtab.stopping import DecisionRule, RuleName, choose_temperature, decide
 from trimtab.types import Contrast, Judgement, Pool, Verdict
 
+WATCHED = 4  # answers a side that early stopping looks at
+
 
 @dataclass(frozen=True, slots=True)
 class HeldOut:
@@ -59,17 +61,23 @@ def judged(pool: Pool, judgement: Judgement) -> Pool:
 
 
 def held_out_contrasts(pools: Sequence[Pool]) -> tuple[Contrast, ...]:
-    """What early stopping watches: right against other answers, on questions that have both."""
+    """What early stopping watches: right against other answers, on questions that have both.
+
+    At most `WATCHED` of each side, the first drawn: more would cost time at every evaluation and say little.
+    """
     found = [_sides(pool) for pool in pools]
     return tuple(each for each in found if each.positives and each.negatives)
 
 
 def _sides(pool: Pool) -> Contrast:
-    right = {each.text for each in pool.candidates if each.verdict is Verdict.RIGHT}
-    wrong = {each.text for each in pool.candidates if each.verdict in (Verdict.WRONG, Verdict.UNREADABLE)}
-    return Contrast(
-        pool.question.id, pool.question.with_choices, tuple(sorted(right)), tuple(sorted(wrong - right))
-    )
+    right = _distinct(pool, (Verdict.RIGHT,))
+    wrong = [text for text in _distinct(pool, (Verdict.WRONG, Verdict.UNREADABLE)) if text not in right]
+    question = pool.question
+    return Contrast(question.id, question.with_choices, tuple(right[:WATCHED]), tuple(wrong[:WATCHED]))
+
+
+def _distinct(pool: Pool, verdicts: Sequence[Verdict]) -> list[str]:
+    return list(dict.fromkeys(each.text for each in pool.candidates if each.verdict in verdicts))
 
 
 def evaluate_held_out(

@@ -20,7 +20,11 @@ from trimtab.types import Question, Recorded, Task, Usage
 
 if TYPE_CHECKING:
     from trimtab.adapt import AdaptSettings, Job, Round
+    from trimtab.energy import EnergyModel
 
+SMALL = 50_000_000  # weights; MiniLM has 23 million, deberta-v3-base 184 million
+SMALL_RATE = 1e-4  # chosen for MiniLM on parts of the training sets (docs/lab.md)
+USUAL_RATE = 2e-5  # usual for encoders of base size
 PREFIXES_FOR_BEAMS = 8  # prefix targets of a question, when step-by-step search will use the adapter
 
 
@@ -31,7 +35,6 @@ def run(settings: Settings, as_json: bool) -> int:
     if settings.dry_run:
         _say_what_would_be_asked(settings, data)
         return 0
-    build.limit_threads(settings)
     with closing(build.store_of(settings)) as store:
         parent = verify_adapter(settings.adapter).weights_sha256 if settings.adapter else None
         run_id, config = build.run_identity("adapt", settings, *data.hashes, parent or "")
@@ -39,6 +42,7 @@ def run(settings: Settings, as_json: bool) -> int:
             store.forget_run(run_id)
             shutil.rmtree(build.run_folder(settings, run_id), ignore_errors=True)
         store.start_run(run_id, "adapt", config)
+        build.limit_threads(settings, build.run_folder(settings, run_id))
         job = _job(settings, data, store, run_id)
         rounds = _rounds(job, as_json)
         manifest = _save_best(settings, rounds)
@@ -128,7 +132,7 @@ def _job(settings: Settings, data: _Data, store: Any, run_id: str) -> Job:
         run_id=run_id,
         llm=llm,
         recorded=data.recorded,
-        settings=_adapt_settings(settings),
+        settings=_adapt_settings(settings, settings.lr or _usual_rate(energy)),
         manifest=Manifest(
             task=data.task.name,
             black_box=settings.model,
@@ -148,16 +152,22 @@ def _energy(settings: Settings) -> tuple[Any, str | None]:
     from trimtab.energy import EnergyModel
 
     if settings.adapter is not None:
-        energy, manifest = load_adapter(settings.adapter)
+        energy, manifest = load_adapter(settings.adapter, bf16=settings.bf16)
         return energy, manifest.weights_sha256
     head: Any = "mlm" if settings.loss == "mlm" else "scalar"
     energy = EnergyModel.pretrained(
-        settings.backbone, max_length=settings.max_length, seed=settings.seed, head=head
+        settings.backbone, max_length=settings.max_length, seed=settings.seed, head=head, bf16=settings.bf16
     )
     return energy, None
 
 
-def _adapt_settings(settings: Settings) -> AdaptSettings:
+def _usual_rate(energy: EnergyModel) -> float:
+    """The learning rate for an encoder of this size: small ones want and stand higher ones."""
+    weights = sum(parameter.numel() for parameter in energy.network.parameters())
+    return SMALL_RATE if weights < SMALL else USUAL_RATE
+
+
+def _adapt_settings(settings: Settings, rate: float) -> AdaptSettings:
     from trimtab.adapt import AdaptSettings, DrawSettings
     from trimtab.energy import FitSettings
 
@@ -174,7 +184,7 @@ def _adapt_settings(settings: Settings) -> AdaptSettings:
         prefixes=PREFIXES_FOR_BEAMS if settings.search == "beam" else 0,
         fit=FitSettings(
             loss=settings.loss,
-            lr=settings.lr,
+            lr=rate,
             epochs=settings.epochs,
             max_positives=settings.max_positives,
             max_negatives=settings.max_negatives,
@@ -197,11 +207,12 @@ def _rounds(job: Job, as_json: bool) -> list[Round]:
         rounds = []
         for done in adapt(replace(job, report=report)):
             rounds.append(done)
-            say(_line(done))
+            say(round_line(done))
     return rounds
 
 
-def _line(done: Round) -> str:
+def round_line(done: Round) -> str:
+    """What a round did, in one line."""
     found = done.held_out.accuracy
     parts = [
         f"round {done.index}: {done.samples} samples, {done.positives} positives, {done.negatives} negatives",

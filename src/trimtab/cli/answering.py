@@ -36,7 +36,7 @@ def run(settings: Settings, as_json: bool) -> int:
     manifest = verify_adapter(settings.adapter)
     settings = with_task(settings, manifest)
     task = tasks.by_name(settings.task or manifest.task)
-    questions = load_questions(settings.questions)
+    questions = load_questions(settings.questions or "")
     if settings.dry_run:
         say(
             f"{len(questions)} questions, {settings.draws} answers each, of {settings.model}; "
@@ -63,7 +63,7 @@ def _refuse_outage(answers: Sequence[Answer]) -> None:
 
 def _answers(settings: Settings, questions: Sequence[Question], task: Task) -> list[Answer]:
     assert settings.adapter is not None
-    energy, manifest = load_adapter(settings.adapter)
+    energy, manifest = load_adapter(settings.adapter, bf16=settings.bf16)
     calibration = manifest.calibration
     with closing(build.store_of(settings)) as store, bars() as bar:
         run_id, config = build.run_identity("answer", settings, data_hash(questions))

@@ -28,9 +28,7 @@ app = typer.Typer(
 feedback = typer.Typer(help="What people said about answers.", no_args_is_help=True)
 app.add_typer(feedback, name="feedback")
 
-Config = Annotated[
-    Path | None, typer.Argument(help="A TOML file of settings; flags go before it.", metavar="[CONFIG]")
-]
+Config = Annotated[Path | None, typer.Argument(help="A TOML file of settings.", metavar="CONFIG")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 
 LLM_FLAGS = [
@@ -44,7 +42,7 @@ LLM_FLAGS = [
     "concurrency",
 ]
 SEARCH_FLAGS = ["search", "draws", "width", "samples", "max_steps", "rule", "abstain_below"]
-RUN_FLAGS = ["seed", "threads", "work_dir"]
+RUN_FLAGS = ["seed", "threads", "bf16", "work_dir"]
 FIT_FLAGS = [
     "backbone",
     "loss",

@@ -22,6 +22,7 @@ from trimtab.types import LLM, Judge, Question, Recorded, Sampling, Task
 
 Row = TypeVar("Row", Question, Recorded)
 
+THREADS = "threads"  # file in a run's folder
 # What shapes a run's result; the others say where things are or how fast it goes.
 NOT_OF_THE_RUN = {"out", "work_dir", "force", "dry_run", "concurrency", "timeout_s", "api_key_env", "require"}
 
@@ -153,9 +154,21 @@ def with_held_out(rows: Sequence[Row], dev: Sequence[Row]) -> tuple[tuple[Row, .
     return tuple(parts["train"]), tuple(parts["dev"])
 
 
-def limit_threads(settings: Settings) -> None:
-    """Torch threads as set; must come before torch is imported to reach its own pools."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    from trimtab.energy import use_threads
+def limit_threads(settings: Settings, run_folder: Path | None = None) -> None:
+    """Torch threads as set, else as this run had them before, else the quickest number right now.
 
-    use_threads(settings.threads)
+    The number is kept with the run: a resumed one computes the same bits only with as many.
+    """
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    from trimtab.energy import quickest_threads, use_threads
+
+    kept = run_folder / THREADS if run_folder else None
+    if settings.threads is not None:
+        return use_threads(settings.threads)
+    if kept is not None and kept.is_file():
+        return use_threads(int(kept.read_text("utf-8")))
+    threads = quickest_threads()
+    if kept is not None:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        kept.write_text(str(threads), "utf-8")
+    return use_threads(threads)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from trimtab import tasks
 from trimtab.cli import build
+from trimtab.cli.adapting import round_line
 from trimtab.cli.console import out, print_json, say, table
 from trimtab.cli.progress import Bars, bars
 from trimtab.cli.settings import Settings
@@ -38,12 +39,12 @@ if TYPE_CHECKING:
 
 MODEL, OTHER_MODEL = "trimtab-blackbox", "trimtab-blackbox-early"
 OUT = Path("adapters/demo")
-LEARN, HELD_OUT, TEST, TRANSFER = 200, 60, 300, 150  # questions, all different
+LEARN, HELD_OUT, TEST, TRANSFER = 200, 50, 300, 100  # questions; only the last are shared, with the test
 DRAWS = 8
 MAX_TOKENS = 96  # the longest chain of this world has about 60
 # Every step draws as many continuations as there are draws in the other methods.
 BEAM = BeamSettings(width=2, samples=4, max_steps=8, max_tokens=40)
-FIT = FitSettings(lr=2e-4, epochs=2, max_positives=2, max_negatives=4, batch_groups=4)
+FIT = FitSettings(lr=2e-4, epochs=2, max_positives=2, max_negatives=3, batch_groups=2, accumulation=2)
 
 NEXT = """Adapt from answers you have logged (JSONL: id, question, answer, samples):
   trimtab adapt --recorded logged.jsonl --backbone offline --out adapters/mine
@@ -72,7 +73,6 @@ class _Questions:
 def run(settings: Settings, as_json: bool) -> int:
     """Runs the command; returns its exit code."""
     started = time.monotonic()
-    build.limit_threads(settings)
     questions = _Questions.drawn(settings.seed)
     folder = settings.out or OUT
     say(
@@ -105,6 +105,8 @@ class _Story:
         self.settings = settings
         self.task: Task = tasks.by_name("house")
         self.run_id, config = build.run_identity("demo", settings, data_hash(questions.learn))
+        self.run_folder = settings.work_dir / "runs" / self.run_id
+        build.limit_threads(settings, self.run_folder)
         if settings.force:
             store.forget_run(self.run_id)
         store.start_run(self.run_id, "demo", config)
@@ -139,14 +141,17 @@ class _Story:
             energy=energy,
             judge=GroundTruth(self.task),
             store=self.store,
-            folder=self.settings.work_dir / "runs" / self.run_id,
+            folder=self.run_folder,
             run_id=self.run_id,
             llm=self.box(MODEL),
             settings=_adapt_settings(self.settings.seed),
             manifest=manifest,
             report=report,
         )
-        rounds = list(adapt(job))
+        rounds = []
+        for done in adapt(job):
+            rounds.append(done)
+            say(round_line(done))
         best, saved = load_adapter(best_round(rounds).folder)
         save_adapter(folder, best, saved)
         return rounds
@@ -193,7 +198,8 @@ def _adapt_settings(seed: int) -> AdaptSettings:
     return AdaptSettings(
         rounds=1,
         draw=DrawSettings(draws=DRAWS, sampling=sampling, beam=BEAM, concurrency=16),
-        prefixes=2,
+        replay=0.25,
+        prefixes=1,
         fit=replace(FIT, seed=seed),
         seed=seed,
     )

@@ -97,7 +97,7 @@ def _scored(settings: Settings, pools: list[Pool]) -> list[Pool]:
     if settings.adapter is None:
         return pools
     build.limit_threads(settings)
-    energy, manifest = load_adapter(settings.adapter)
+    energy, manifest = load_adapter(settings.adapter, bf16=settings.bf16)
     calibration = manifest.calibration
     if calibration is None:
         return scored(pools, energy)

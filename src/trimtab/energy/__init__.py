@@ -31,6 +31,7 @@ if TYPE_CHECKING:  # fit and calibrate are modules here, so their functions go b
     from trimtab.energy.manifest import verify_adapter as verify_adapter
     from trimtab.energy.model import EnergyModel as EnergyModel
     from trimtab.energy.model import can_bf16 as can_bf16
+    from trimtab.energy.model import quickest_threads as quickest_threads
     from trimtab.energy.model import use_threads as use_threads
 
     fit_calibration = calibrate.calibrate
@@ -44,6 +45,7 @@ _PLACES = {
     "read_manifest": ("manifest", "read_manifest"),
     "verify_adapter": ("manifest", "verify_adapter"),
     "EnergyModel": ("model", "EnergyModel"),
+    "quickest_threads": ("model", "quickest_threads"),
     "use_threads": ("model", "use_threads"),
     "can_bf16": ("model", "can_bf16"),
     "FitSettings": ("fit", "FitSettings"),

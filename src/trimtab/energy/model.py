@@ -6,6 +6,8 @@ Training it is `fit`'s work, keeping it in a folder `adapter`'s, finding a backb
 from __future__ import annotations
 
 import logging
+import statistics
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -123,8 +125,34 @@ class EnergyModel:
 
 
 def use_threads(threads: int) -> None:
-    """Lets torch compute with this many threads; one is bit-reproducible."""
+    """Lets torch compute with this many threads; the same number gives the same bits again."""
     torch.set_num_threads(threads)
+
+
+def quickest_threads() -> int:
+    """The number of threads, in doublings from 1, that multiplies matrices quickest right now.
+
+    Measured, because a further thread beside a busy process costs more than it brings.
+    """
+    counts = [2**power for power in range(torch.get_num_threads().bit_length())]
+    before = torch.get_num_threads()
+    try:
+        quickest: int = min(counts, key=_product_seconds)
+        return quickest
+    finally:
+        torch.set_num_threads(before)
+
+
+def _product_seconds(threads: int) -> float:
+    torch.set_num_threads(threads)
+    left, right = torch.zeros(1024, 384), torch.zeros(384, 1536)
+    seconds = []
+    for _ in range(5):
+        started = time.perf_counter()
+        for _ in range(8):
+            left @ right
+        seconds.append(time.perf_counter() - started)
+    return statistics.median(seconds)
 
 
 def can_bf16(device: torch.device | None = None) -> bool:
