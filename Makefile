@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test unit slow check bench docs blackbox clean
+.PHONY: demo test unit slow system check bench docs blackbox clean
 
 demo: $(READY)
 	$(BIN)/trimtab demo
@@ -13,8 +13,16 @@ test: unit slow
 unit: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow and not gpu" tests
 
-slow: $(READY)
+slow: $(READY) system
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m "slow" tests
+
+# What only tests of the page (a browser) and of the shared store (a database server) need. Without the right to
+# install packages those tests skip and say so.
+system:
+	@command -v chromium >/dev/null && ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || \
+	  { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && \
+	    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium postgresql >/dev/null; } || \
+	  echo "chromium or PostgreSQL is missing and cannot be installed: their tests skip"
 
 check: $(READY)
 	$(BIN)/ruff check .

@@ -23,10 +23,11 @@ OPENING = """# The command line
 
 Written by `make docs` from the commands themselves; do not edit.
 
-Every flag of a command that runs something is also a key of its config file (`trimtab adapt trimtab.toml`) and an
-environment variable: `--max-tokens 256`, `max_tokens = 256` and `TRIMTAB_MAX_TOKENS=256` say the same. A flag counts
-over the environment, the environment over the file, the file over the default. An unknown key is refused, with the
-nearest known one. With `--json`, stdout is one JSON document; progress and narration go to stderr.
+Every flag of a command that runs something is also a key of its config file (`trimtab adapt trimtab.toml`)
+and an environment variable: `--max-tokens 256`, `max_tokens = 256` and `TRIMTAB_MAX_TOKENS=256` say the same.
+A flag counts over the environment, the environment over the file, the file over the default. An unknown key
+is refused, with the nearest known one. With `--json`, stdout is one JSON document; progress and narration go
+to stderr.
 
 ## Exit codes
 
@@ -55,13 +56,17 @@ EXAMPLES: Mapping[str, Any] = {
     "require": "weighted_vote>=0.8, weighted_vote_minus_majority.low>0",
     "out": "adapters/mine",
 }
-CONFIG_HEADER = """# trimtab.toml: every key there is. Keys with a default stand with it; the others are commented out.
-# A command reads the keys that are flags of its own."""
+CONFIG_HEADER = """# trimtab.toml: every key there is. Keys with a default stand with it; the others are
+# commented out. A command reads the keys that are flags of its own."""
 
 
 def reference() -> str:
     """The text of docs/cli.md."""
-    sections = [OPENING, *(_section(name, command) for name, command in commands().items()), _config_section()]
+    sections = [
+        OPENING,
+        *(_section(name, command) for name, command in commands().items()),
+        _config_section(),
+    ]
     return "\n".join(sections)
 
 
@@ -82,7 +87,8 @@ def _section(name: str, command: Any) -> str:
     arguments = [each for each in command.params if each.param_type_name == "argument"]
     options = [each for each in command.params if each.param_type_name == "option"]
     usage = " ".join(["trimtab", name, *map(_argument, arguments), *(["[FLAGS]"] if options else [])])
-    rows = [_row(option) for option in options]
+    has_file = any(each.name == "config" for each in arguments)
+    rows = [_row(option, has_file=has_file) for option in options]
     about = [f"{_argument(each)}: {each.help}\n" for each in arguments]
     header = ["| flag | values | key of the file | environment | |", "|---|---|---|---|---|"]
     return "\n".join([f"## {name}\n", command.help, "", f"    {usage}", "", *about, *header, *rows, ""])
@@ -93,14 +99,15 @@ def _argument(argument: Any) -> str:
     return str(shown) if argument.required else f"[{shown}]"
 
 
-def _row(option: Any) -> str:
+def _row(option: Any, *, has_file: bool) -> str:
     name = option.name
     help_text = _cell(option.help)
     if name not in Settings.model_fields:
         default = "" if option.default in (None, False) else f" [default: {option.default}]"
         return f"| `{option.opts[0]}` | | | | {help_text}{default} |"
     flag = " / ".join(f"`{each}`" for each in (*option.opts, *option.secondary_opts))
-    return f"| {flag} | {_values(name)} | `{name}` | `{PREFIX}{name.upper()}` | {help_text} |"
+    key = f"`{name}`" if has_file else ""
+    return f"| {flag} | {_values(name)} | {key} | `{PREFIX}{name.upper()}` | {help_text} |"
 
 
 def _values(name: str) -> str:
@@ -131,7 +138,7 @@ def _config_section() -> str:
 
 
 def example_config() -> str:
-    """A config file with every key and what it means; loading it changes nothing."""
+    """A config file with every key and what it means; what it sets are the defaults."""
     return "\n".join([CONFIG_HEADER, *(line for name in Settings.model_fields for line in _setting(name))])
 
 

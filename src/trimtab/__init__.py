@@ -77,8 +77,8 @@ __all__ = [*sorted(_PLACES), "adapt", "tasks"]
 
 def __getattr__(name: str) -> Any:
     """The public name, its room loaded on first use."""
-    if name == "tasks":
-        return import_module("trimtab.tasks")
+    if name in ("adapt", "tasks"):  # rooms of their own; calling `adapt` adapts
+        return import_module(f"trimtab.{name}")
     if name not in _PLACES:
         raise AttributeError(f"module 'trimtab' has no attribute '{name}'")
     return getattr(import_module(f"trimtab.{_PLACES[name]}"), name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -145,6 +146,13 @@ def test_a_reference_solution_is_a_positive_too(tmp_path, tiny_backbone):
     assert done.positives == 3 * 8
 
 
+def test_the_package_is_called_as_the_function_of_its_name(tmp_path, tiny_backbone):
+    given = job(tmp_path, tiny_backbone, recorded=[recorded(each) for each in QUESTIONS])
+    with given.store:
+        (done,) = import_module("trimtab.adapt")(given)
+    assert (done.index, done.samples) == (0, 24)
+
+
 def test_adapting_needs_something_to_adapt_from(tmp_path, tiny_backbone):
     with pytest.raises(InputError, match="recorded answers or a black box"):
         run(job(tmp_path, tiny_backbone))
@@ -165,7 +173,7 @@ def test_each_round_asks_every_question_once_and_the_held_out_ones_once_in_all(t
     rounds = run(job(tmp_path, tiny_backbone, llm))
     assert [each.index for each in rounds] == [0, 1, 2]
     assert llm.calls == 3 * len(QUESTIONS) + len(HELD_OUT)
-    assert sum(each.usage.calls for each in rounds) == 3 * len(QUESTIONS)
+    assert [each.usage.calls for each in rounds] == [len(QUESTIONS) + len(HELD_OUT), 8, 8]
     asked = [(asked_in(prompt).id in {q.id for q in HELD_OUT}) for prompt in llm.prompts]
     assert sum(asked) == len(HELD_OUT)
 

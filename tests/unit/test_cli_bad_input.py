@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -243,3 +244,31 @@ def test_a_dry_run_says_what_would_be_asked_and_leaves_nothing(trimtab, tmp_path
     assert (code, out) == (0, "")
     assert "Nothing was asked" in err
     assert [path.name for path in tmp_path.iterdir()] == ["questions.jsonl"]
+
+
+def test_a_question_that_is_held_out_is_not_learnt_from(trimtab, tmp_path):
+    many = [{**GOOD, "id": str(n), "question": f"What is {n} + 1?"} for n in range(10)]
+    rows(tmp_path / "train.jsonl", *many)
+    rows(tmp_path / "dev.jsonl", *[{**each, "id": f"dev {each['id']}"} for each in many[7:]])
+    args = ["adapt", "--recorded", "train.jsonl", "--dev", "dev.jsonl", "--out", "made", "--dry-run"]
+    code, _, err = trimtab(*args)
+    assert code == 0
+    assert "3 questions are held out too; they are not learnt from" in err
+    assert "7 questions to learn from, 3 held out" in err
+
+
+@pytest.mark.parametrize("is_given", [True, False])
+def test_a_warm_start_learns_from_no_question_that_is_held_out_of_the_live_ones(trimtab, tmp_path, is_given):
+    many = [{**GOOD, "id": str(n), "question": f"What is {n} + 1?"} for n in range(40)]
+    questions = [{key: value for key, value in each.items() if key != "samples"} for each in many]
+    rows(tmp_path / "recorded.jsonl", *many)
+    rows(tmp_path / "questions.jsonl", *questions)
+    rows(tmp_path / "dev.jsonl", *questions[:5])
+    args = ["adapt", "--recorded", "recorded.jsonl", "--questions", "questions.jsonl", "--model", "m"]
+    dev = ["--dev", "dev.jsonl"] if is_given else []
+    code, _, err = trimtab(*args, *dev, "--base-url", "http://127.0.0.1:9/v1", "--out", "made", "--dry-run")
+    assert code == 0
+    found = re.search(r"(\d+) questions to learn from, (\d+) held out", err)
+    learnt, held_out = int(found[1]), int(found[2])
+    assert learnt + held_out == 40
+    assert f"{held_out} questions are held out too" in err

@@ -1,11 +1,15 @@
 """Online adaptation: rounds of drawing, judging, fitting and evaluating, as a generator.
 
-Names are loaded on first use, so that importing this package loads no torch.
+Names are loaded on first use, so that importing this package loads no torch. The package is called as the
+function it is named after: `trimtab.adapt(job)` is `trimtab.adapt.adapt(job)`.
 """
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -39,3 +43,13 @@ def __getattr__(name: str) -> Any:
     if name not in _PLACES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_PLACES[name]}"), name)
+
+
+class _CallablePackage(ModuleType):
+    def __call__(self, job: Job) -> Iterator[Round]:
+        """The rounds of the job; see `rounds.adapt`."""
+        rounds: Iterator[Round] = __getattr__("adapt")(job)
+        return rounds
+
+
+sys.modules[__name__].__class__ = _CallablePackage

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -153,7 +153,6 @@ class _Run:
         self.earlier: list[Contrast] = []
         self.prefixes: list[PrefixTarget] = []
         self.held_out: list[Pool] = []
-        self.held_out_usage = Usage()
 
     # ---- a round that was finished before
 
@@ -195,7 +194,7 @@ class _Run:
         pools = [judged(pool, judgements[pool.question.id]) for pool in pools]
         current = self._contrasts(pools, judgements)
         self._refuse_nothing(current, pools)
-        held_out = self._held_out(index)
+        held_out, held_out_usage = self._held_out(index)
         loss, fitted = self._fit(current, self._prefixes(pools, index), held_out, index)
         found = self._evaluated(held_out, index)
         folder = self._save(found, index)
@@ -210,7 +209,7 @@ class _Run:
             contrasts=fitted,
             loss=loss,
             held_out=found,
-            usage=usage + sum((each.usage for each in judgements.values()), start=Usage()),
+            usage=usage + held_out_usage + _judging(judgements.values()),
             seconds=time.monotonic() - started,
             folder=folder,
         )
@@ -277,22 +276,21 @@ class _Run:
             target for pool in pools for target in prefix_targets(pool, self.job.task, limit=limit, seed=seed)
         ]
 
-    def _held_out(self, index: int) -> list[Pool]:
-        """The held-out questions with answers: the same plain draws in every round."""
-        if not self.held_out and self.job.held_out:
-            self.held_out = self._held_out_pools(index)
-            judgements = asyncio.run(_judge_all(self.job.judge, self.held_out))
-            self.held_out = [judged(p, j) for p, j in zip(self.held_out, judgements, strict=True)]
-        return self.held_out
+    def _held_out(self, index: int) -> tuple[list[Pool], Usage]:
+        """The held-out questions with answers, the same plain draws in every round; what was paid now."""
+        if self.held_out or not self.job.held_out:
+            return self.held_out, Usage()
+        pools = self._held_out_pools(index)
+        judgements = asyncio.run(_judge_all(self.job.judge, pools))
+        self.held_out = [judged(p, j) for p, j in zip(pools, judgements, strict=True)]
+        return self.held_out, sum((pool.usage for pool in pools), start=_judging(judgements))
 
     def _held_out_pools(self, index: int) -> list[Pool]:
         rows = [row for row in self.job.held_out if isinstance(row, Recorded)]
         if rows:
             return [recorded_pool(row, self.job.task) for row in rows]
         questions = [row for row in self.job.held_out if isinstance(row, Question)]
-        pools = self._drawer("draw held-out", 0).draw(questions, adapted=False)
-        self.held_out_usage = sum((pool.usage for pool in pools), start=Usage())
-        return pools
+        return self._drawer("draw held-out", index).draw(questions, adapted=False)
 
     def _fit(
         self, current: list[Contrast], prefixes: list[PrefixTarget], held_out: Sequence[Pool], index: int
@@ -349,6 +347,10 @@ class _Run:
 
 async def _judge_all(judge: Judge, pools: Sequence[Pool]) -> list[Judgement]:
     return list(await asyncio.gather(*(judge.judge(pool.question, pool.candidates) for pool in pools)))
+
+
+def _judging(judgements: Iterable[Judgement]) -> Usage:
+    return sum((each.usage for each in judgements), start=Usage())
 
 
 def _seed(base: int, stage: str, index: int) -> int:

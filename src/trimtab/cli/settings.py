@@ -179,7 +179,7 @@ def flag(name: str) -> Any:
 
     field = Settings.model_fields[name]
     kind: Any = field.annotation
-    shown = "" if field.default in (None, False) else f" [default: {field.default}]"
+    shown = "" if field.default is None or field.default is False else f" [default: {field.default}]"
     flags = [f"--{name.replace('_', '-')}"]
     return Annotated[
         _simple(kind) | None,
