@@ -22,12 +22,14 @@ from trimtab.cli.settings import Settings
 from trimtab.data import data_hash
 from trimtab.drawing import BeamSettings
 from trimtab.energy import EnergyModel, FitSettings, Manifest, load_adapter, save_adapter
+from trimtab.energy.manifest import sha256_file
 from trimtab.evaluate import Comparison, Estimate, ReportData, RoundPoint, Transfer, compare, write_report
 from trimtab.evaluate.intervals import wilson_interval
 from trimtab.evaluate.words import accuracy_rows, difference_rows, headline
 from trimtab.judge import GroundTruth
 from trimtab.llm import ChatLLM, Kept
 from trimtab.llm.embedded import running
+from trimtab.llm.embedded.model import PACKAGED
 from trimtab.llm.embedded.world import questions as world_questions
 from trimtab.pools import scored
 from trimtab.stopping import DecisionRule, decide
@@ -35,16 +37,17 @@ from trimtab.store import Store
 from trimtab.types import LLM, Pool, Question, Sampling, Task, Verdict
 
 if TYPE_CHECKING:
-    from trimtab.adapt import AdaptSettings, Drawer, Round
+    from trimtab.adapt import AdaptSettings, Drawer, Job, Round, Stage
 
 MODEL, OTHER_MODEL = "trimtab-blackbox", "trimtab-blackbox-early"
 OUT = Path("adapters/demo")
-LEARN, HELD_OUT, TEST, TRANSFER = 200, 50, 300, 100  # questions; only the last are shared, with the test
+LEARN, HELD_OUT, TEST, TRANSFER = 300, 50, 300, 100  # questions; only the last are shared, with the test
 DRAWS = 8
+MAX_LENGTH = 128  # tokens of the encoder; the longest question and chain have about 110
 MAX_TOKENS = 96  # the longest chain of this world has about 60
 # Every step draws as many continuations as there are draws in the other methods.
 BEAM = BeamSettings(width=2, samples=4, max_steps=8, max_tokens=40)
-FIT = FitSettings(lr=2e-4, epochs=2, max_positives=2, max_negatives=3, batch_groups=2, accumulation=2)
+FIT = FitSettings(lr=3e-4, epochs=1, max_positives=2, max_negatives=3, batch_groups=2, accumulation=2)
 
 NEXT = """Adapt from answers you have logged (JSONL: id, question, answer, samples):
   trimtab adapt --recorded logged.jsonl --backbone offline --out adapters/mine
@@ -104,7 +107,7 @@ class _Story:
         self.store, self.base_url, self.questions, self.bar = store, base_url, questions, bar
         self.settings = settings
         self.task: Task = tasks.by_name("house")
-        self.run_id, config = build.run_identity("demo", settings, data_hash(questions.learn))
+        self.run_id, config = build.run_identity("demo", settings, _fingerprint(settings.seed))
         self.run_folder = settings.work_dir / "runs" / self.run_id
         build.limit_threads(settings, self.run_folder)
         if settings.force:
@@ -119,42 +122,47 @@ class _Story:
 
     def adapted(self, folder: Path) -> list[Round]:
         """Adapts and leaves the best round's adapter in the folder."""
-        from trimtab.adapt import Job, Stage, adapt, best_round
+        from trimtab.adapt import adapt, best_round
 
-        def report(stage: Stage) -> None:
-            self.bar(f"round {stage.round}: {stage.name}", stage.done, stage.total, stage.note)
+        rounds = []
+        for done in adapt(self._job()):
+            rounds.append(done)
+            say(round_line(done))
+        save_adapter(folder, *load_adapter(best_round(rounds).folder))
+        return rounds
 
-        energy = EnergyModel.pretrained("offline", max_length=128, seed=self.settings.seed, bf16=_has_bf16())
-        manifest = Manifest(
-            task=self.task.name,
-            black_box=MODEL,
-            backbone="offline",
-            loss=FIT.loss,
-            max_length=128,
-            seed=self.settings.seed,
-            data_hash=data_hash(self.questions.learn),
-        )
-        job = Job(
+    def _job(self) -> Job:
+        from trimtab.adapt import Job
+
+        seed = self.settings.seed
+        return Job(
             questions=self.questions.learn,
             held_out=self.questions.held_out,
             task=self.task,
-            energy=energy,
+            energy=EnergyModel.pretrained("offline", max_length=MAX_LENGTH, seed=seed, bf16=_has_bf16()),
             judge=GroundTruth(self.task),
             store=self.store,
             folder=self.run_folder,
             run_id=self.run_id,
             llm=self.box(MODEL),
-            settings=_adapt_settings(self.settings.seed),
-            manifest=manifest,
-            report=report,
+            settings=_adapt_settings(seed),
+            manifest=self._manifest(),
+            report=self._report,
         )
-        rounds = []
-        for done in adapt(job):
-            rounds.append(done)
-            say(round_line(done))
-        best, saved = load_adapter(best_round(rounds).folder)
-        save_adapter(folder, best, saved)
-        return rounds
+
+    def _manifest(self) -> Manifest:
+        return Manifest(
+            task=self.task.name,
+            black_box=MODEL,
+            backbone="offline",
+            loss=FIT.loss,
+            max_length=MAX_LENGTH,
+            seed=self.settings.seed,
+            data_hash=data_hash(self.questions.learn),
+        )
+
+    def _report(self, stage: Stage) -> None:
+        self.bar(f"round {stage.round}: {stage.name}", stage.done, stage.total, stage.note)
 
     def compared(self, folder: Path) -> Comparison:
         """All methods on the test problems, at equal numbers of draws."""
@@ -203,6 +211,11 @@ def _adapt_settings(seed: int) -> AdaptSettings:
         fit=replace(FIT, seed=seed),
         seed=seed,
     )
+
+
+def _fingerprint(seed: int) -> str:
+    """What the demo's result hangs on beside the settings: its own constants, and the black box."""
+    return f"{LEARN} {HELD_OUT} {_adapt_settings(seed)} {sha256_file(PACKAGED)}"
 
 
 def _has_bf16() -> bool:
