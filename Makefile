@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+BOX := src/trimtab/llm/embedded
 
 .PHONY: demo test unit slow system check bench docs blackbox clean
 
@@ -39,7 +40,9 @@ docs: $(READY)
 
 # Trains the embedded black box again, from nothing (under two hours on two cores).
 blackbox: $(READY)
-	$(BIN)/python scripts/train_blackbox.py
+	$(BIN)/python scripts/train_blackbox.py --steps 3450 --seed 1 --out $(BOX)/blackbox-early.safetensors
+	$(BIN)/python scripts/train_blackbox.py --steps 2130 --seed 2 --rate 0.012 \
+	  --start $(BOX)/blackbox-early.safetensors --out $(BOX)/blackbox.safetensors
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

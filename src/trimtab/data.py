@@ -52,8 +52,13 @@ class Feedback:
 
     @property
     def key(self) -> str:
-        """The given id, else a hash of everything said: the same words of one source are one feedback."""
-        return self.id or _digest([self.question, self.kind, self.text, self.value, self.source])
+        """A hash of the given id and what it is an id within, else of everything said.
+
+        Ids of two files may meet, as both count from 1: an id is one of its source, question and kind.
+        """
+        if self.id is not None:
+            return _digest(["id", self.id, self.source, question_hash(self.question), self.kind])
+        return _digest([self.question, self.kind, self.text, self.value, self.source])
 
 
 # --------------------------------------------------------------------------- the shape of each row
@@ -314,7 +319,9 @@ def load_questions(path: Path | str, *, need_answer: bool = False) -> tuple[Ques
     sheet = _Sheet(path)
     rows = [(line, sheet.validated(line, row, _QuestionRow)) for line, row in sheet.rows()]
     questions = [(line, row.as_question()) for line, row in rows if row is not None]
-    _check_questions(sheet, questions, need_answer)
+    _check_questions(sheet, questions)
+    if need_answer:
+        _refuse_without_reference(sheet, questions, "a reference answer is needed to judge by")
     sheet.close()
     return tuple(question for _, question in questions)
 
@@ -326,7 +333,8 @@ def load_recorded(path: Path | str, *, need_answer: bool = True) -> tuple[Record
         path: rows of questions with `"samples": [{"text", "correct"?, "model"?}]`, or chat logs `{"id"?,
             "messages": [{"role", "content"}, ...], "answer"?, "correct"?, "model"?}`: the last user turn is
             the question, the assistant turn after it one sample; logs of one question become one row.
-        need_answer: every question must have a reference: `answer` or `correct_answers`.
+        need_answer: every question must have a reference, `answer` or `correct_answers`, or else each of
+            its samples must say whether it is `correct`.
 
     Raises:
         DataError: with every problem of the file.
@@ -342,16 +350,28 @@ def load_recorded(path: Path | str, *, need_answer: bool = True) -> tuple[Record
             found.append((line, recorded.as_recorded()))
     found.extend(_merged_logs(sheet, logs))
     found.sort(key=lambda numbered: numbered[0])
-    _check_questions(sheet, [(line, recorded.question) for line, recorded in found], need_answer)
+    _check_questions(sheet, [(line, recorded.question) for line, recorded in found])
+    if need_answer:
+        unlabelled = [(line, recorded.question) for line, recorded in found if not _is_labelled(recorded)]
+        needed = "a reference answer, or 'correct' on every sample, is needed to judge by"
+        _refuse_without_reference(sheet, unlabelled, needed)
     sheet.close()
     return tuple(recorded for _, recorded in found)
 
 
-def _check_questions(sheet: _Sheet, questions: Sequence[tuple[int, Question]], need_answer: bool) -> None:
+def _is_labelled(recorded: Recorded) -> bool:
+    return all(sample.correct is not None for sample in recorded.samples)
+
+
+def _refuse_without_reference(sheet: _Sheet, questions: Sequence[tuple[int, Question]], needed: str) -> None:
+    for line, question in questions:
+        if question.answer is None and not question.correct_answers:
+            sheet.complain(line, "answer", f"missing; {needed}")
+
+
+def _check_questions(sheet: _Sheet, questions: Sequence[tuple[int, Question]]) -> None:
     for line, question in questions:
         _check_choices(sheet, line, question)
-        if need_answer and question.answer is None and not question.correct_answers:
-            sheet.complain(line, "answer", "missing; a reference answer is needed to judge by")
     sheet.refuse_duplicate_ids((line, question.id) for line, question in questions)
 
 

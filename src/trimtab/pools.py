@@ -1,4 +1,4 @@
-"""Pools of candidates: made from recorded answers, and scored. No model and no black box lives here."""
+"""Pools of candidates: made from recorded answers, scored, counted. No model and no black box lives here."""
 
 from __future__ import annotations
 
@@ -44,6 +44,12 @@ def _known(candidate: Candidate) -> float:
     if candidate.score is None:
         raise ValueError("a candidate without a score cannot be calibrated")
     return candidate.score
+
+
+def share_right(pool: Pool) -> float:
+    """The share of a pool's candidates that are right: the expected accuracy of one draw; 0 without any."""
+    right = sum(candidate.verdict is Verdict.RIGHT for candidate in pool.candidates)
+    return right / len(pool.candidates) if pool.candidates else 0.0
 
 
 def _with_scores(pool: Pool, scores: Sequence[float], calibrate: Calibrate | None) -> Pool:

@@ -3,7 +3,7 @@
 Every rule lays weight on candidates and answers with the final answer on which most weight lies. Ties fall
 to the answer drawn earliest. Candidates without a readable final answer have no vote. Duplicates vote as
 often as they were drawn. When to stop drawing belongs here too, once it is decided draw by draw. Not here:
-how candidates are drawn (`drawing`), scored or calibrated (`energy`).
+how candidates are drawn (`drawing`), scored, or calibrated (`energy`, which also fits `DecisionCalibration`).
 """
 
 from __future__ import annotations
@@ -20,6 +20,35 @@ RuleName = Literal["argmax", "majority", "weighted_vote", "importance_vote"]
 # From nearly argmax to nearly majority; finite, so that a manifest can hold the choice as JSON.
 TEMPERATURES = (0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0, 100.0)
 LEAST_CONFIDENCE = 1e-9  # isotonic calibration may say 0; its logarithm must stay finite
+CERTAIN = (
+    1e-3  # as evidence, a confidence nearer to 0 or 1 than this says no more: one score must not decide all
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What speaks for a decision, in log odds."""
+
+    share: float  # of the answer's share of the votes, shrunk by their number n: (n share + 1/2) / (n + 1)
+    confidence: float  # of the mean calibrated confidence of the candidates behind it
+
+
+@dataclass(frozen=True, slots=True)
+class DecisionCalibration:
+    """P(the decided answer is right), from the evidence for it; learnt on held-out decisions of one rule.
+
+    logistic(intercept + share * evidence.share + confidence * evidence.confidence), neither weight negative.
+    """
+
+    intercept: float = 0.0
+    share: float = 0.0
+    confidence: float = 0.0
+    points: int = 0  # how many decisions it was learnt from
+
+    def apply(self, evidence: Evidence) -> float:
+        """P(right) of a decision with this evidence."""
+        line = self.intercept + self.share * evidence.share + self.confidence * evidence.confidence
+        return math.exp(_log_logistic(line))
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +74,7 @@ class DecisionRule:
 
     name: RuleName
     temperature: float = 1.0  # read by the two weighted votes only
+    calibration: DecisionCalibration | None = None  # of its decisions; changes confidences, never answers
 
     def __post_init__(self) -> None:
         if self.name not in _LOG_WEIGHTS:
@@ -57,8 +87,16 @@ class DecisionRule:
 class Decision:
     """What a rule decided.
 
-    `confidence` is P(the chosen final answer is right): the share for votes; for argmax the candidate's own
-    calibrated confidence, None where there is none. An unreadable decision has no answer and no confidence.
+    `confidence` is the best that is known of P(the chosen final answer is right), and what it is depends on
+    what was learnt:
+
+    - The rule has a calibration: its P(right), learnt on held-out decisions.
+    - Only the candidates are calibrated: P(a candidate drawn by the rule's weights gives this answer and is
+      right), the share times the mean confidence behind it. For argmax that is the candidate's own. It says
+      little of agreement, and is low rather than high.
+    - Nothing is calibrated: the share alone, which is agreement and not P(right); None for argmax.
+
+    An unreadable decision has no answer and no confidence.
     """
 
     index: int  # of the representative: the answer's highest-scored candidate, the earliest among equals
@@ -66,6 +104,7 @@ class Decision:
     answer: str | None
     share: float  # of all weight, how much lies on this answer; 0 when no candidate is readable
     confidence: float | None
+    evidence: Evidence | None = None  # None where a candidate behind the answer has no confidence
 
 
 def default_rule(is_comparable: bool, temperature: float = 1.0) -> DecisionRule:
@@ -90,12 +129,49 @@ def decide(candidates: Sequence[Candidate], rule: DecisionRule) -> Decision:
 
 def _decided(candidates: Sequence[Candidate], readable: Sequence[int], rule: DecisionRule) -> Decision:
     voters = [candidates[index] for index in readable]
-    votes = _votes(voters, weights(voters, rule))
+    weighed = weights(voters, rule)
+    votes = _votes(voters, weighed)
     answer = max(votes, key=votes.__getitem__)  # the first of equals: the one drawn earliest
     index = _representative([index for index in readable if candidates[index].answer == answer], candidates)
     share = min(votes[answer] / math.fsum(votes.values()), 1.0)
-    confidence = candidates[index].confidence if rule.name == "argmax" else share
-    return Decision(index, candidates[index], answer, share, confidence)
+    mean = _mean_confidence(voters, weighed, answer)
+    evidence = None if mean is None else _evidence(voters, rule, answer, share, mean)
+    confidence = _confidence(rule, share, mean, evidence)
+    return Decision(index, candidates[index], answer, share, confidence, evidence)
+
+
+def _mean_confidence(voters: Sequence[Candidate], weighed: Sequence[float], answer: str) -> float | None:
+    """Of the candidates behind the answer, each by its weight; None if one of them is not calibrated."""
+    behind = [(v.confidence, w) for v, w in zip(voters, weighed, strict=True) if v.answer == answer]
+    known = [(confidence, weight) for confidence, weight in behind if confidence is not None]
+    if len(known) < len(behind):
+        return None
+    mean = math.fsum(confidence * weight for confidence, weight in known) / math.fsum(w for _, w in known)
+    return min(mean, 1.0)
+
+
+def _evidence(
+    voters: Sequence[Candidate], rule: DecisionRule, answer: str, share: float, mean: float
+) -> Evidence:
+    number = len(voters)
+    if rule.name == "argmax":  # its one vote is always all of the weight; how many agree with it is not
+        share = sum(voter.answer == answer for voter in voters) / number
+    shrunk = (number * share + 0.5) / (number + 1)
+    return Evidence(_logit(shrunk), _logit(min(max(mean, CERTAIN), 1 - CERTAIN)))
+
+
+def _confidence(
+    rule: DecisionRule, share: float, mean: float | None, evidence: Evidence | None
+) -> float | None:
+    if rule.calibration is not None and evidence is not None:
+        return rule.calibration.apply(evidence)
+    if mean is not None:
+        return share * mean
+    return None if rule.name == "argmax" else share
+
+
+def _logit(share: float) -> float:
+    return math.log(share) - math.log1p(-share)
 
 
 def _votes(voters: Sequence[Candidate], weighed: Sequence[float]) -> dict[str, float]:

@@ -97,15 +97,15 @@ class Usage:
     input_tokens: int = 0
     output_tokens: int = 0
     calls: int = 0
-    usd: float | None = None  # None = price unknown
+    usd: float | None = None  # None = price unknown, of these calls or of some of them
 
     def __add__(self, other: Usage) -> Usage:
-        known = [usd for usd in (self.usd, other.usd) if usd is not None]
+        priced = [each.usd for each in (self, other) if each.calls or each.usd is not None]
         return Usage(
             self.input_tokens + other.input_tokens,
             self.output_tokens + other.output_tokens,
             self.calls + other.calls,
-            sum(known) if known else None,
+            None if None in priced or not priced else sum(usd for usd in priced if usd is not None),
         )
 
 
@@ -117,7 +117,7 @@ class Answer:
     text: str
     answer: str | None
     score: float | None
-    confidence: float | None  # P(the chosen final answer is right)
+    confidence: float | None  # P(the chosen answer is right), as far as known (stopping.Decision)
     candidates: int  # complete answers drawn
     usage: Usage
     status: AnswerStatus

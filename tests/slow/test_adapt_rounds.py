@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 
 from trimtab import tasks
 from trimtab.adapt import AdaptSettings, DrawSettings, Job, Round, Stage, adapt, best_round
-from trimtab.energy import EnergyModel, FitSettings, read_manifest, verify_adapter
+from trimtab.energy import EnergyModel, FitSettings, fit_energy, read_manifest, verify_adapter
 from trimtab.errors import EndpointError, InputError, LLMError, RefusedError, RunError
 from trimtab.judge import GroundTruth
 from trimtab.llm import Kept, ScriptedLLM
@@ -21,7 +22,9 @@ from trimtab.store import Store
 from trimtab.types import (
     LLM,
     Candidate,
+    Completions,
     Judgement,
+    PrefixTarget,
     Prompt,
     Question,
     Recorded,
@@ -215,6 +218,72 @@ def test_a_share_of_all_earlier_contrasts_is_fitted_again(tmp_path, tiny_backbon
     assert [each.contrasts for each in rounds] == [8, 8 + round(8 * share), 8 + round(16 * share)]
 
 
+def step_by_step(prompt: Prompt, draw: int) -> str:
+    """The same answers in several steps."""
+    return says(prompt, draw).replace(". ", ".\n")
+
+
+def fitted_prefixes(folder: Path, backbone: Path, replay: float, monkeypatch) -> list[list[PrefixTarget]]:
+    """The prefixes that each round fits."""
+    fitted: list[list[PrefixTarget]] = []
+
+    def watched(*given, **how):
+        fitted.append(list(how["prefixes"]))
+        return fit_energy(*given, **how)
+
+    monkeypatch.setattr("trimtab.adapt.rounds.fit_energy", watched)
+    settings = replace(SETTINGS, prefixes=50, replay=replay)
+    run(job(folder, backbone, ScriptedLLM(step_by_step), settings=settings))
+    assert all(fitted)
+    return fitted
+
+
+def outcomes_seen(targets: Sequence[PrefixTarget]) -> dict[tuple[str, str], int]:
+    assert len({(each.question_id, each.prefix) for each in targets}) == len(targets)
+    return {(each.question_id, each.prefix): each.weight for each in targets}
+
+
+def test_prefixes_of_earlier_rounds_are_fitted_again_by_the_share_of_replay(
+    tmp_path, tiny_backbone, monkeypatch
+):
+    for name in ("none", "all"):
+        (tmp_path / name).mkdir()
+    forgotten = fitted_prefixes(tmp_path / "none", tiny_backbone, 0.0, monkeypatch)
+    # A question has 4 draws a round, so that a heavier prefix is one of more rounds than this.
+    assert all(max(outcomes_seen(each).values()) <= 4 for each in forgotten)
+    remembered = [
+        outcomes_seen(each) for each in fitted_prefixes(tmp_path / "all", tiny_backbone, 1.0, monkeypatch)
+    ]
+    assert remembered[0].items() <= outcomes_seen(forgotten[0]).items()
+    assert set(remembered[0]) <= set(remembered[1]) <= set(remembered[2])
+    assert max(remembered[2].values()) > 4
+
+
+def test_a_question_all_right_in_one_round_and_all_wrong_in_the_next_is_learnt_from(tmp_path, tiny_backbone):
+    def turns(prompt: Prompt, draw: int) -> str:
+        asked = asked_in(prompt)
+        if asked == QUESTIONS[0] or asked in HELD_OUT:
+            return says(prompt, draw)
+        return right(asked) if (asked.id, prompt) not in seen else wrong(asked)
+
+    class Turning(ScriptedLLM):
+        async def complete(self, prompt: Prompt, sampling: Sampling) -> Completions:
+            answer = await super().complete(prompt, sampling)
+            seen.add((asked_in(prompt).id, prompt))
+            return answer
+
+    seen: set[tuple[str, Prompt]] = set()
+    settings = replace(SETTINGS, rounds=1, replay=0.0)
+    given = job(tmp_path, tiny_backbone, Turning(turns), settings=settings)
+    with given.store:
+        first = next(adapt(given))
+    # Another process takes up the finished round and does the next.
+    rounds = run(job(tmp_path, tiny_backbone, Turning(turns), settings=settings))
+    assert results(rounds[:1]) == results([first])
+    assert rounds[0].contrasts == 1
+    assert rounds[1].contrasts >= 7
+
+
 def test_a_later_round_that_finds_nothing_new_leaves_the_adapter_as_it_is(tmp_path, tiny_backbone):
     llm = ScriptedLLM(lambda prompt, draw: says(prompt, draw) if llm.calls <= 14 else right(asked_in(prompt)))
     rounds = run(job(tmp_path, tiny_backbone, llm, settings=replace(SETTINGS, replay=0.0, rounds=1)))
@@ -305,6 +374,99 @@ def test_an_outage_or_a_wrong_key_ends_the_run_and_leaves_no_adapter(tmp_path, t
     assert not (tmp_path / "rounds" / "round-0").exists()
 
 
+# --------------------------------------------------------------------------- a judge that fails
+
+
+class JudgeFailing:
+    """The judge below, which cannot be asked about some questions."""
+
+    name = "one"
+
+    def __init__(self, failures: Mapping[str, Exception]) -> None:
+        self.failures = failures
+        self.calls = 0
+
+    async def judge(self, question: Question, candidates: Sequence[Candidate]) -> Judgement:
+        self.calls += 1
+        if question.id in self.failures:
+            raise self.failures[question.id]
+        return await OneOfThem().judge(question, candidates)
+
+
+FILTERED = RefusedError("filtered", status=400)
+ONE_AT_A_TIME = replace(SETTINGS, rounds=0, draw=replace(SETTINGS.draw, concurrency=1))
+
+
+def kept_judgements(folder: Path, index: int = 0) -> set[str]:
+    with Store.open(folder / "store.db") as store:
+        return set(store.judgements(RUN, index))
+
+
+def test_a_question_that_the_judge_refuses_is_a_failed_one_and_the_rounds_go_on(tmp_path, tiny_backbone):
+    judge = JudgeFailing({"q3": FILTERED, "q21": FILTERED})  # one to learn from, one held out
+    rounds = run(job(tmp_path, tiny_backbone, ScriptedLLM(says), judge=judge))
+    assert [(each.questions, each.failed, each.held_out.questions) for each in rounds] == [(8, 1, 6)] * 3
+    assert kept_judgements(tmp_path) == {q.id for q in QUESTIONS} - {"q3"}
+    again = run(job(tmp_path, tiny_backbone, ScriptedLLM(says), judge=judge))
+    assert results(again) == results(rounds)
+
+
+@pytest.mark.parametrize("failing", ["q3", "q21"])
+def test_a_judge_that_refused_is_asked_again_by_a_resumed_run(tmp_path, tiny_backbone, unbroken, failing):
+    llm, how = ScriptedLLM(says), {"settings": RESUMED}
+    broken = {"judge": JudgeFailing({failing: FILTERED}), "report": killed_at((0, "fit", 1))}
+    with pytest.raises(KilledError):
+        run(job(tmp_path, tiny_backbone, llm, **broken, **how))
+    rounds = run(job(tmp_path, tiny_backbone, llm, judge=OneOfThem(), **how))
+    assert (results(rounds), weights(rounds)) == unbroken[:2]
+
+
+def test_the_one_question_that_is_refused_again_does_not_end_a_resumed_run(tmp_path, tiny_backbone):
+    llm, judge = ScriptedLLM(says), JudgeFailing({"q3": FILTERED})
+    with pytest.raises(KilledError):
+        run(job(tmp_path, tiny_backbone, llm, judge=judge, report=killed_at((0, "fit", 1))))
+    rounds = run(job(tmp_path, tiny_backbone, llm, judge=judge))
+    assert [each.failed for each in rounds] == [1] * 3
+
+
+@pytest.mark.parametrize(
+    ("failure", "calls"), [(DOWN, 5), (RefusedError("wrong key", status=401), 1)], ids=["down", "refused"]
+)
+@pytest.mark.parametrize("asked", [QUESTIONS, HELD_OUT], ids=["learnt from", "held out"])
+def test_a_judge_that_is_down_or_refuses_all_ends_the_run(tmp_path, tiny_backbone, failure, calls, asked):
+    judge = JudgeFailing({each.id: failure for each in asked})
+    with pytest.raises(type(failure)):
+        run(job(tmp_path, tiny_backbone, ScriptedLLM(says), judge=judge, settings=ONE_AT_A_TIME))
+    failed = judge.calls - (len(QUESTIONS) if asked is HELD_OUT else 0)
+    assert failed <= calls
+    assert not (tmp_path / "rounds" / "round-0").exists()
+
+
+def test_what_was_judged_before_a_kill_is_kept_and_not_asked_for_again(tmp_path, tiny_backbone):
+    llm = ScriptedLLM(says)
+    judge = JudgeFailing({"q5": KilledError()})
+    with pytest.raises(KilledError):
+        run(job(tmp_path, tiny_backbone, llm, judge=judge, settings=ONE_AT_A_TIME))
+    assert kept_judgements(tmp_path) == {"q0", "q1", "q2", "q3", "q4"}
+    judge = JudgeFailing({})
+    run(job(tmp_path, tiny_backbone, llm, judge=judge, settings=ONE_AT_A_TIME))
+    assert judge.calls == 3 + len(HELD_OUT)
+
+
+def test_the_judges_progress_is_reported_as_it_comes(tmp_path, tiny_backbone):
+    stages: list[Stage] = []
+
+    class Watching(OneOfThem):
+        async def judge(self, question: Question, candidates: Sequence[Candidate]) -> Judgement:
+            at_call.append(sum(stage.name.startswith("judge") for stage in stages))
+            return await super().judge(question, candidates)
+
+    at_call: list[int] = []
+    how = {"judge": Watching(), "settings": ONE_AT_A_TIME, "report": stages.append}
+    run(job(tmp_path, tiny_backbone, ScriptedLLM(says), **how))
+    assert at_call == list(range(8 + 6))
+
+
 # --------------------------------------------------------------------------- going on after a kill
 
 
@@ -393,3 +555,39 @@ def test_a_caller_that_stops_early_can_go_on_later(tmp_path, tiny_backbone):
     with given.store:
         assert next(adapt(given)).index == 0
     assert results(run(job(parts, tiny_backbone, llm))) == results(unbroken)
+
+
+@pytest.mark.parametrize(("call", "index"), [(2, 0), (16, 1)])
+def test_a_question_that_failed_before_a_kill_and_answers_later_is_learnt_from(
+    tmp_path, tiny_backbone, unbroken, call, index
+):
+    llm = ScriptedLLM(says, failures={call: DOWN})
+    one_at_a_time = replace(RESUMED, draw=replace(RESUMED.draw, concurrency=1))
+    how = {"judge": OneOfThem(), "settings": one_at_a_time}
+    with pytest.raises(KilledError):
+        run(job(tmp_path, tiny_backbone, llm, report=killed_at((index, "fit", 1)), **how))
+    rounds = run(job(tmp_path, tiny_backbone, llm, **how))
+    assert (results(rounds), weights(rounds)) == unbroken[:2]
+
+
+def test_a_judgement_of_other_candidates_is_never_used_again_also_when_killed_twice(
+    tmp_path, tiny_backbone, unbroken
+):
+    llm, how = ScriptedLLM(says), {"settings": RESUMED}
+    with pytest.raises(KilledError):
+        run(job(tmp_path, tiny_backbone, llm, judge=OneOfThem(), report=killed_at((0, "judge", 8)), **how))
+    _leave_other_candidates(tmp_path)
+    judge = JudgeFailing({q.id: KilledError() for q in QUESTIONS})
+    with pytest.raises(KilledError):
+        run(job(tmp_path, tiny_backbone, llm, judge=judge, **how))
+    rounds = run(job(tmp_path, tiny_backbone, llm, judge=OneOfThem(), **how))
+    assert (results(rounds), weights(rounds)) == unbroken[:2]
+
+
+def _leave_other_candidates(folder: Path) -> None:
+    """What another resampling would leave: q0's answers turned round and judged so, and none of q1's."""
+    with Store.open(folder / "store.db") as store:
+        turned = store.candidates(RUN, 0)["q0"][::-1]
+        store.put_candidates(RUN, 0, "q0", turned)
+        store.put_judgement(RUN, 0, asyncio.run(OneOfThem().judge(QUESTIONS[0], turned)))
+        store.put_candidates(RUN, 0, "q1", ())

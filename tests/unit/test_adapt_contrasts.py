@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fractions import Fraction
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trimtab.adapt.contrasts import earlier_positives, prefix_targets, with_replay
-from trimtab.types import Candidate, Contrast, Pool, Prompt, Question, Verdict
+from trimtab.adapt.contrasts import merged, positives_after, prefix_targets, with_replay
+from trimtab.judge import contrast as contrast_of
+from trimtab.types import Candidate, Contrast, Judgement, Pool, PrefixTarget, Prompt, Question, Verdict
 
 
 @dataclass(frozen=True)
@@ -105,11 +107,81 @@ def test_a_share_of_the_earlier_contrasts_is_replayed_the_same_ones_by_seed(earl
     assert found == with_replay((), earlier, share, seed)
 
 
+# --------------------------------------------------------------------------- prefixes of several rounds
+
+# Outcomes (right, all) by (round, question, prefix).
+OUTCOMES = st.dictionaries(
+    st.tuples(st.integers(0, 2), st.sampled_from("qr"), st.sampled_from("ab")),
+    st.integers(1, 9).flatmap(lambda all_: st.tuples(st.integers(0, all_), st.just(all_))),
+)
+
+
+@given(OUTCOMES)
+def test_a_prefix_that_comes_up_in_several_rounds_is_worth_the_mean_over_all_its_completions(outcomes):
+    targets = [
+        PrefixTarget(asked, "?", prefix, right / count, count)
+        for (_, asked, prefix), (right, count) in outcomes.items()
+    ]
+    slow = {
+        place: [seen for at, seen in outcomes.items() if at[1:] == place]
+        for place in {p[1:] for p in outcomes}
+    }
+    found = {(each.question_id, each.prefix): each for each in merged(targets)}
+    assert len(merged(targets)) == len(found) == len(slow)
+    for place, seen in slow.items():
+        right, count = (sum(side) for side in zip(*seen, strict=True))
+        assert found[place].weight == count
+        assert found[place].value == pytest.approx(float(Fraction(right, count)))
+        assert 0 <= found[place].value <= 1
+
+
+@given(st.integers(0, 9), st.floats(0, 1), st.integers(0, 5))
+def test_prefixes_are_replayed_by_the_same_share_as_contrasts(count, share, seed):
+    earlier = [PrefixTarget(f"e{at}", "?", "a", 0.5) for at in range(count)]
+    current = [PrefixTarget("now", "?", "a", 0.5)]
+    assert len(with_replay(current, earlier, share, seed)) == 1 + round(share * count)
+    assert with_replay(current, earlier, 0.0, seed) == tuple(current)
+
+
+# --------------------------------------------------------------------------- positives so far
+
+
+def judged_pool(question_id: str, right: str, wrong: str = "") -> tuple[Pool, Judgement]:
+    """A pool whose texts are letters, and the judgement on it."""
+    candidates = tuple(Candidate(text, text) for text in right + wrong)
+    sides = tuple(range(len(right))), tuple(range(len(right), len(candidates)))
+    return Pool(Question(question_id, "?"), candidates), Judgement(question_id, *sides, "test")
+
+
+def positives_of(*rounds: list[tuple[Pool, Judgement]]) -> dict[str, tuple[str, ...]]:
+    found: dict[str, tuple[str, ...]] = {}
+    for each in rounds:
+        found = positives_after(found, [pool for pool, _ in each], {j.question_id: j for _, j in each})
+    return found
+
+
 def test_the_positives_so_far_are_each_questions_own_oldest_first_each_once():
-    rounds = [contrast("a", "one", "two"), contrast("b", "other"), contrast("a", "two", "three")]
-    assert earlier_positives(rounds) == {"a": ("one", "two", "three"), "b": ("other",)}
+    first = [judged_pool("p", "ab", "x"), judged_pool("q", "c", "x")]
+    assert positives_of(first, [judged_pool("p", "bd", "x")]) == {"p": ("a", "b", "d"), "q": ("c",)}
 
 
-def test_a_question_without_positives_so_far_is_not_there():
-    with pytest.raises(KeyError):
-        earlier_positives([])["a"]
+def test_a_question_all_right_in_one_round_and_all_wrong_in_the_next_has_a_contrast():
+    before = positives_of([judged_pool("q", "ab")])
+    pool, judgement = judged_pool("q", "", "xy")
+    found = contrast_of(pool.question, pool.candidates, judgement, before["q"])
+    assert found is not None
+    assert (found.positives, found.negatives) == (("a", "b"), ("x", "y"))
+
+
+def test_a_positive_that_a_later_judgement_holds_negative_is_one_no_more():
+    assert positives_of([judged_pool("q", "ab")], [judged_pool("q", "c", "a")]) == {"q": ("b", "c")}
+
+
+def test_a_question_that_fails_keeps_its_positives():
+    assert positives_of([judged_pool("q", "ab", "x")], [judged_pool("q", "")]) == {"q": ("a", "b")}
+
+
+def test_a_reference_solution_stays_a_positive_throughout():
+    pool, judgement = judged_pool("q", "", "rx")  # "r" was drawn too and called wrong, by mistake
+    reference = Judgement("q", judgement.positives, judgement.negatives, "test", extra_positives=("r",))
+    assert positives_of(*[[(pool, reference)]] * 3) == {"q": ("r",)}

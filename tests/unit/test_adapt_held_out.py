@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import random
 from dataclasses import asdict
@@ -12,8 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trimtab.adapt.held_out import HeldOut, evaluate_held_out, held_out_contrasts, judged
-from trimtab.energy import fit_calibration
-from trimtab.stopping import TEMPERATURES, DecisionRule, choose_temperature
+from trimtab.energy import Manifest, expected_calibration_error, fit_calibration
+from trimtab.energy.calibrate import calibrate_decisions
+from trimtab.pools import recalibrated
+from trimtab.stopping import TEMPERATURES, DecisionRule, choose_temperature, decide
 from trimtab.types import Candidate, Judgement, Pool, Question, Verdict
 
 RIGHT, WRONG, UNREADABLE, UNJUDGED = Verdict.RIGHT, Verdict.WRONG, Verdict.UNREADABLE, Verdict.UNJUDGED
@@ -47,6 +50,21 @@ def measured(questions: int = 40, seed: int = 0) -> list[Pool]:
             rows.append(("1" if is_right else "2", score, RIGHT if is_right else WRONG))
         found.append(pool(*rows, name=f"q{number}"))
     return found
+
+
+def simulated(questions: int, seed: int) -> list[Pool]:
+    """Questions of every difficulty, on which wrong answers agree too; scores are noisy."""
+    rng = random.Random(seed)
+    return [_asked(rng, f"q{seed}.{number}") for number in range(questions)]
+
+
+def _asked(rng: random.Random, name: str) -> Pool:
+    skill, rows = rng.betavariate(0.8, 0.8), []
+    for _ in range(8):
+        is_right = rng.random() < skill
+        score = rng.gauss(0.8 if is_right else -0.8, 1.0)
+        rows.append(("1" if is_right else rng.choice("222223"), score, RIGHT if is_right else WRONG))
+    return pool(*rows, name=name)
 
 
 def test_a_judgement_becomes_the_verdicts_and_what_it_left_out_is_unjudged():
@@ -101,7 +119,7 @@ def test_auto_is_the_weighted_vote_where_answers_compare_with_the_temperature_ch
 
 
 def test_auto_is_argmax_where_answers_do_not_compare():
-    assert evaluate_held_out(measured(), "auto", False).rule == DecisionRule("argmax")
+    assert evaluate_held_out(measured(), "auto", False).rule.name == "argmax"
 
 
 def test_auto_is_an_uncalibrated_importance_vote_where_nothing_is_held_out():
@@ -116,10 +134,69 @@ def test_auto_is_an_uncalibrated_importance_vote_where_nothing_is_held_out():
 
 def test_a_named_rule_is_kept_and_its_temperature_chosen_if_it_has_one():
     pools = measured()
-    assert evaluate_held_out(pools, "majority", True).rule == DecisionRule("majority")
+    majority = evaluate_held_out(pools, "majority", True).rule
+    assert (majority.name, majority.temperature) == ("majority", 1.0)
     importance = evaluate_held_out(pools, "importance_vote", True).rule
     expected = choose_temperature([each.candidates for each in pools], "importance_vote")
-    assert importance == DecisionRule("importance_vote", expected)
+    assert (importance.name, importance.temperature) == ("importance_vote", expected)
+
+
+def of_name(found: HeldOut, name: str) -> DecisionRule:
+    (rule,) = [each for each in found.rules if each.name == name]
+    return rule
+
+
+@pytest.mark.parametrize("name", ["argmax", "majority", "weighted_vote", "importance_vote"])
+def test_every_rule_has_what_was_chosen_for_it_whichever_rule_is_chosen(name):
+    pools = simulated(30, 1)
+    found = evaluate_held_out(pools, name, True)
+    assert found.rule == of_name(found, name)
+    assert found.rules == evaluate_held_out(pools, "auto", True).rules
+    calibrated = [each.candidates for each in recalibrated(pools, found.calibration.confidences)]
+    for voting in ("weighted_vote", "importance_vote"):
+        assert of_name(found, voting).temperature == choose_temperature(calibrated, voting)
+
+
+@pytest.mark.parametrize("name", ["argmax", "majority", "weighted_vote", "importance_vote"])
+def test_a_rules_confidence_is_calibrated_on_its_own_judged_decisions(name):
+    pools = simulated(30, 2)
+    rule = of_name(evaluate_held_out([*pools, pool(), pool(("1", 4.0, UNREADABLE))], "auto", True), name)
+    unjudged = pool(("1", 5.0, UNJUDGED), name="unjudged")
+    found = evaluate_held_out([*pools, unjudged], "auto", True)
+    calibrated = recalibrated(pools, found.calibration.confidences)
+    own = of_name(found, name)
+    decisions = [decide(each.candidates, own) for each in calibrated]
+    right = [each.candidate.verdict is RIGHT for each in decisions]
+    assert own.calibration == calibrate_decisions([each.evidence for each in decisions], right)
+    assert rule.calibration.points == len(pools)
+
+
+@pytest.mark.parametrize("name", ["argmax", "majority", "weighted_vote", "importance_vote"])
+def test_on_other_questions_the_confidence_is_nearer_to_the_share_right_than_the_vote_is(name):
+    found = evaluate_held_out(simulated(200, 3), name, True)
+    others = recalibrated(simulated(600, 4), found.calibration.confidences)
+    decisions = [decide(each.candidates, found.rule) for each in others]
+    right = [each.candidate.verdict is RIGHT for each in decisions]
+    calibrated = expected_calibration_error([each.confidence for each in decisions], right)
+    raw = expected_calibration_error([each.share for each in decisions], right)
+    assert calibrated < 0.07
+    assert calibrated < raw / 2
+
+
+def test_what_was_chosen_reaches_the_manifest_and_comes_back_by_name():
+    found = evaluate_held_out(simulated(30, 5), "argmax", True)
+    facts = {"task": "numeric", "backbone": "offline", "loss": "bce", "max_length": 64}
+    manifest = Manifest(**facts).model_copy(update=found.manifest_fields())
+    again = Manifest.model_validate(json.loads(manifest.model_dump_json()))
+    assert again.calibration == found.calibration
+    assert again.decision_rule() == found.rule
+    assert again.decision_rules() == found.rules
+    assert again.decision_rule("weighted_vote") == of_name(found, "weighted_vote")
+
+
+def test_without_held_out_questions_every_rule_in_the_manifest_is_plain():
+    fields = evaluate_held_out([], "majority", True).manifest_fields()
+    assert fields == {"rule": "majority", "rules": {}, "calibration": None}
 
 
 @given(ROWS)
@@ -158,3 +235,4 @@ def test_rounds_compare_by_the_chosen_rule_first_and_best_of_n_second():
 def test_a_held_out_record_is_the_same_value_when_read_back():
     for found in (evaluate_held_out(measured(), "auto", True), evaluate_held_out([], "auto", True)):
         assert HeldOut.from_record(asdict(found)) == found
+        assert HeldOut.from_record(json.loads(json.dumps(asdict(found)))) == found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import re
 from collections import Counter
@@ -12,7 +13,8 @@ import pytest
 
 from trimtab import tasks
 from trimtab.adapt import Drawer, DrawSettings
-from trimtab.errors import EndpointError, NoRecordError, RefusedError
+from trimtab.adapt.sampling import over_most
+from trimtab.errors import EndpointError, LLMError, NoRecordError, RefusedError
 from trimtab.llm import RecordedLLM, ScriptedLLM
 from trimtab.types import Prompt, Question, Recorded, Sample, Sampling, Verdict
 
@@ -168,3 +170,31 @@ def test_the_black_box_is_sent_no_question_id():
     drawer(llm).draw(QUESTIONS[:1], adapted=False)
     sent = " ".join(message.content for prompt in llm.prompts for message in prompt.messages)
     assert not re.search(r"\bq0\b", sent)
+
+
+# --------------------------------------------------------------------------- what may fail
+
+
+def outcomes(failing: dict[int, LLMError], asked: int = 6, of: int | None = None) -> list[tuple[int, bool]]:
+    """Every number below `asked` doubled, -1 in place of what failed."""
+
+    async def doubled(number: int) -> int:
+        if number in failing:
+            raise failing[number]
+        return 2 * number
+
+    async def run() -> list[tuple[int, bool]]:
+        asking = over_most(range(asked), doubled, lambda _: -1, concurrency=1, of=of)
+        return [each async for each in asking]
+
+    return asyncio.run(run())
+
+
+def test_what_fails_gives_its_stand_in_and_is_marked():
+    assert outcomes({1: DOWN}, 3) == [(0, False), (-1, True), (4, False)]
+
+
+def test_failures_are_counted_against_all_of_the_round_not_only_against_what_was_left_to_ask():
+    assert outcomes({0: DOWN}, asked=1, of=8) == [(-1, True)]
+    with pytest.raises(EndpointError, match="1 of 1 questions failed; the last one: the endpoint is down"):
+        outcomes({0: DOWN}, asked=1)

@@ -12,7 +12,7 @@ from trimtab.cli.app import app
 from trimtab.cli.settings import Settings, resolve
 from trimtab.errors import ConfigError
 
-OF_THE_COMMAND_LINE = {"config", "json", "help", "file", "port", "host"}
+OF_THE_COMMAND_LINE = {"config", "json", "help", "file", "port", "host", "problems", "problem_seed"}
 
 
 def written(folder: Path, text: str) -> Path:

@@ -141,7 +141,13 @@ def test_the_same_words_of_one_source_are_one_feedback_and_of_two_sources_two() 
     said = Feedback("q", FeedbackKind.VERDICT, "t", "right", "ann")
     assert said.key == Feedback("q", FeedbackKind.VERDICT, "t", "right", "ann").key
     assert said.key != Feedback("q", FeedbackKind.VERDICT, "t", "right", "bob").key
-    assert Feedback("q", FeedbackKind.VERDICT, "t", "right", id="mine").key == "mine"
+
+
+def test_an_id_is_one_of_its_source_and_question() -> None:
+    said = Feedback("q", FeedbackKind.VERDICT, "t", "right", "ann", id="1")
+    assert said.key == Feedback("q", FeedbackKind.VERDICT, "other words", "right", "ann", id="1").key
+    assert said.key != Feedback("another", FeedbackKind.VERDICT, "t", "right", "ann", id="1").key
+    assert said.key != Feedback("q", FeedbackKind.VERDICT, "t", "right", "bob", id="1").key
 
 
 def test_every_shared_file_of_recorded_answers_loads(shared_data: Path) -> None:

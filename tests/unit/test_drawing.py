@@ -23,7 +23,7 @@ from trimtab.drawing import (
 )
 from trimtab.errors import EndpointError
 from trimtab.llm.scripted import ScriptedLLM
-from trimtab.stopping import DecisionRule
+from trimtab.stopping import DecisionCalibration, DecisionRule
 from trimtab.types import (
     AnswerStatus,
     Candidate,
@@ -346,6 +346,20 @@ def test_a_decision_less_sure_than_asked_abstains_and_shows_what_it_considered()
     unsure = decided(pool, MAJORITY, abstain_below=0.51)
     assert (unsure.status, unsure.answer, unsure.text) == (AnswerStatus.ABSTAINED, None, "a")
     assert decided(pool, MAJORITY, abstain_below=0.5).answer == "7"
+
+
+def test_unsure_answers_that_agree_abstain():
+    pool = Pool(QUESTION, (Candidate("a", "7", 0.1, 0.2),) * 8)
+    for name in ("argmax", "majority", "weighted_vote", "importance_vote"):
+        answer = decided(pool, DecisionRule(name), abstain_below=0.5)
+        assert (answer.status, answer.confidence) == (AnswerStatus.ABSTAINED, pytest.approx(0.2))
+
+
+def test_the_rules_own_calibration_decides_who_abstains():
+    pool = Pool(QUESTION, (Candidate("a", "7", 0.1, 0.9),) * 8)
+    doubtful = DecisionRule("majority", calibration=DecisionCalibration(intercept=-2.0))
+    assert decided(pool, MAJORITY, abstain_below=0.5).status is AnswerStatus.ANSWERED
+    assert decided(pool, doubtful, abstain_below=0.5).status is AnswerStatus.ABSTAINED
 
 
 def test_a_decision_of_unknown_confidence_does_not_abstain():

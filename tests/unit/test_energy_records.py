@@ -15,6 +15,7 @@ from scipy.special import expit
 from trimtab.energy.calibrate import (
     Calibration,
     calibrate,
+    calibrate_decisions,
     expected_calibration_error,
     pool_adjacent_violators,
 )
@@ -22,6 +23,7 @@ from trimtab.energy.groups import Sizes, epoch_batches
 from trimtab.energy.manifest import (
     MANIFEST_NAME,
     Manifest,
+    RuleSettings,
     manifest_text,
     model_card,
     read_manifest,
@@ -29,6 +31,7 @@ from trimtab.energy.manifest import (
     verify_adapter,
 )
 from trimtab.errors import AdapterError
+from trimtab.stopping import DecisionCalibration, DecisionRule, Evidence
 from trimtab.types import Contrast, PrefixTarget
 
 quick = settings(max_examples=40, deadline=None)
@@ -130,6 +133,77 @@ def test_scores_that_cannot_be_calibrated_are_refused(scores, right):
         calibrate(scores, right)
 
 
+@quick
+@given(scored)
+def test_confidences_are_the_probabilities_as_plain_numbers(rows):
+    scores = [g for g, _ in rows]
+    for method in ("platt", "isotonic"):
+        found = calibrate(scores, [right for _, right in rows], method)
+        assert found.confidences(scores) == found.apply(scores).tolist()
+        assert {type(each) for each in found.confidences(scores)} == {float}
+
+
+def decision_sample(points: int) -> tuple[list[Evidence], list[bool]]:
+    rng = np.random.default_rng(0)
+    evidence = [Evidence(*row) for row in rng.normal(size=(points, 2)) * [2.0, 1.5]]
+    chances = expit([0.3 + 0.5 * each.share + 1.2 * each.confidence for each in evidence])
+    return evidence, list(rng.random(points) < chances)
+
+
+def test_the_calibration_of_decisions_finds_the_plane_that_made_the_outcomes():
+    found = calibrate_decisions(*decision_sample(20_000))
+    assert (found.intercept, found.share, found.confidence) == pytest.approx((0.3, 0.5, 1.2), abs=0.06)
+    assert found.points == 20_000
+
+
+evidences = st.builds(Evidence, st.floats(-6, 6), st.floats(-7, 7))
+decisions = st.lists(st.tuples(evidences, st.booleans()), min_size=1, max_size=30)
+
+
+@quick
+@given(decisions, evidences)
+def test_more_evidence_never_lowers_a_learnt_confidence_and_it_is_finite(rows, other):
+    found = calibrate_decisions([each for each, _ in rows], [right for _, right in rows])
+    assert found.share >= 0
+    assert found.confidence >= 0
+    assert 0.0 <= found.apply(other) <= 1.0
+
+
+def slow_decision_loss(rows: list[tuple[Evidence, bool]], found: DecisionCalibration) -> float:
+    """Cross-entropy at Platt's targets plus the ridge on standardised slopes, written out."""
+    right = sum(is_right for _, is_right in rows)
+    high, low = (right + 1) / (right + 2), 1 / (len(rows) - right + 2)
+    loss = 0.0
+    for evidence, is_right in rows:
+        p, target = found.apply(evidence), high if is_right else low
+        loss -= target * np.log(p) + (1 - target) * np.log1p(-p)
+    spreads = np.std([[each.share, each.confidence] for each, _ in rows], axis=0)
+    return loss + 0.1 * ((found.share * spreads[0]) ** 2 + (found.confidence * spreads[1]) ** 2)
+
+
+@pytest.mark.parametrize("nudge", [(0.02, 0, 0), (-0.02, 0, 0), (0, 0.02, 0), (0, -0.02, 0), (0, 0, -0.02)])
+def test_a_nudge_to_the_calibration_of_decisions_makes_its_loss_no_smaller(nudge):
+    evidence, right = decision_sample(60)
+    found = calibrate_decisions(evidence, right)
+    moved = DecisionCalibration(
+        found.intercept + nudge[0], found.share + nudge[1], found.confidence + nudge[2]
+    )
+    rows = list(zip(evidence, right, strict=True))
+    assert slow_decision_loss(rows, found) < slow_decision_loss(rows, moved)
+
+
+@pytest.mark.parametrize(("right", "rate"), [([True] * 3, 0.8), ([False] * 3, 0.2)])
+def test_decisions_of_one_kind_give_the_smoothed_base_rate(right, rate):
+    found = calibrate_decisions([Evidence(1.0, 2.0), Evidence(-1.0, 0.0), Evidence(0.0, 5.0)], right)
+    assert found.apply(Evidence(-9.0, 9.0)) == pytest.approx(rate)
+
+
+def test_decisions_without_an_outcome_each_are_refused():
+    for evidence, right in ([], []), ([Evidence(0.0, 0.0)], [True, False]):
+        with pytest.raises(ValueError, match="one outcome for each decision"):
+            calibrate_decisions(evidence, right)
+
+
 # ------------------------------------------------------------------------------- manifests
 
 
@@ -155,6 +229,35 @@ def test_a_manifest_is_read_back_as_it_was_written(tmp_path):
     manifest = written(tmp_path, parent="abc", settings={"lr": 5e-5})
     assert verify_adapter(tmp_path) == manifest
     assert read_manifest(tmp_path).calibration.apply([0.75])[0] == pytest.approx(0.5)
+
+
+def test_each_rule_comes_back_with_its_own_temperature_and_calibration(tmp_path):
+    calibration = DecisionCalibration(-0.1, 0.4, 1.1, 60)
+    rules = {
+        "weighted_vote": RuleSettings(temperature=0.2),
+        "argmax": RuleSettings(calibration=calibration),
+    }
+    written(tmp_path, rule="argmax", rules=rules)
+    found = read_manifest(tmp_path)
+    assert found.decision_rule() == DecisionRule("argmax", calibration=calibration)
+    assert found.decision_rule("weighted_vote") == DecisionRule("weighted_vote", 0.2)
+    assert found.decision_rule("importance_vote") == DecisionRule("importance_vote")
+    assert found.decision_rules() == (found.decision_rule("weighted_vote"), found.decision_rule())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"rule": "plurality"},
+        {"rules": {"plurality": {}}},
+        {"rules": {"argmax": {"temperature": 0.0}}},
+        {"rules": {"argmax": {"temperature": float("inf")}}},
+        {"rules": {"argmax": {"weight": 1.0}}},
+    ],
+)
+def test_a_rule_that_could_not_decide_is_refused_in_a_manifest(changes):
+    with pytest.raises(ValueError, match="rule"):
+        Manifest(task="numeric", backbone="offline", loss="bce", max_length=64, **changes)
 
 
 def test_files_the_manifest_does_not_name_are_allowed(tmp_path):

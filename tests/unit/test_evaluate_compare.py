@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Sequence
 from itertools import combinations
@@ -15,7 +16,7 @@ from trimtab.errors import InputError
 from trimtab.evaluate import compare
 from trimtab.evaluate.comparison import METHODS
 from trimtab.evaluate.measures import calibration_of, scores_of
-from trimtab.stopping import DecisionRule
+from trimtab.stopping import DecisionCalibration, DecisionRule
 from trimtab.types import Candidate, Pool, Question, Usage, Verdict
 
 few = settings(max_examples=15)  # each example draws 10,000 resamples several times
@@ -154,6 +155,42 @@ def test_an_importance_vote_stands_beside_the_weighted_vote_under_its_own_name()
     assert "importance_vote_minus_majority" in compared.differences
 
 
+@pytest.mark.parametrize("rule", ["argmax", "majority", "weighted_vote", "importance_vote"])
+def test_the_weighted_vote_is_weighed_at_its_own_temperature_whichever_rule_decides(rule: str) -> None:
+    row = [drawn(RIGHT_ANSWER, 0.0, 0.9), drawn("8", 0.0, 0.5), drawn("8", 0.0, 0.5)]
+    for temperature, right in ((0.2, 1.0), (100.0, 0.0)):
+        own = DecisionRule("weighted_vote", temperature)
+        chosen = own if rule == "weighted_vote" else DecisionRule(rule, 3.0)
+        compared = compare([pool(0, row)], chosen, others=[own, DecisionRule("majority")])
+        assert compared.accuracy["weighted_vote"].value == right
+
+
+def test_the_temperature_of_the_chosen_rule_is_lent_to_no_other() -> None:
+    row = [
+        drawn(RIGHT_ANSWER, 0.0, 0.9),
+        drawn("8", 0.0, 0.4),
+        drawn("8", 0.0, 0.4),
+    ]  # right at 1, not at 100
+    assert compare([pool(0, row)], DecisionRule("argmax", 100.0)).accuracy["weighted_vote"].value == 1
+
+
+def test_the_chosen_rule_is_itself_whatever_the_others_say() -> None:
+    row = [drawn(RIGHT_ANSWER, 0.0, 0.9), drawn("8", 0.0, 0.5), drawn("8", 0.0, 0.5)]
+    other = DecisionRule("weighted_vote", 100.0)
+    compared = compare([pool(0, row)], DecisionRule("weighted_vote", 0.2), others=[other])
+    assert compared.accuracy["weighted_vote"].value == 1
+    assert compared.temperature == 0.2
+
+
+def test_the_calibration_error_is_of_the_rules_calibrated_confidence() -> None:
+    rows = [pool(index, [drawn(RIGHT_ANSWER if index else "8", 0.0, 0.9)]) for index in range(4)]
+    honest = DecisionRule("weighted_vote", calibration=DecisionCalibration(intercept=math.log(3)))
+    plain, calibrated = (compare(rows, rule, budgets=()).calibration for rule in (VOTE, honest))
+    assert plain is not None
+    assert calibrated is not None
+    assert (plain.ece, calibrated.ece) == (pytest.approx(0.15), pytest.approx(0.0))
+
+
 def test_questions_without_anything_to_judge_by_are_named() -> None:
     unjudged = Pool(Question("lost", "?"), (Candidate("x", "x", 0.0),))
     with pytest.raises(InputError, match=r"1 of 2 questions .* \(lost\)"):
@@ -207,10 +244,10 @@ def test_mended_shows_the_votes_wrong_answer_and_worst_a_right_one_that_was_pass
 def test_usage_and_draws_add_up_over_questions() -> None:
     rows = [
         pool(0, [drawn("8"), drawn(None)], Usage(10, 5, 1, 0.5)),
-        pool(1, [drawn(RIGHT_ANSWER)], Usage(7, 3, 2)),
+        pool(1, [drawn(RIGHT_ANSWER)], Usage(7, 3, 2, 0.25)),
     ]
     compared = compare(rows, DecisionRule("majority"))
-    assert compared.usage == Usage(17, 8, 3, 0.5)
+    assert compared.usage == Usage(17, 8, 3, 0.75)
     assert compared.samples_per_question == 1.5
     assert compared.to_json()["candidates"] == {
         "drawn": 3,

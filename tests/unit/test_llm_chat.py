@@ -18,9 +18,10 @@ import certifi
 import pytest
 
 from trimtab.errors import ConfigError, EndpointError, LLMError, RefusedError
-from trimtab.llm import ChatLLM
+from trimtab.llm import ChatLLM, Filled, Kept
 from trimtab.llm.chat import _retry_after_s
 from trimtab.llm.retry import LONGEST_ASKED_S, LONGEST_BACKOFF_S, wait_s
+from trimtab.store import Store
 from trimtab.types import Message, Prompt, Sampling, Usage
 
 KEY = "sk-very-secret-key-0123456789"
@@ -238,7 +239,7 @@ def test_no_more_than_asked_for_is_taken(serve):
 
 def test_a_server_that_ignores_n_is_asked_again_for_the_rest(serve):
     server = serve(said("a", tokens=(10, 2)))
-    reply = ask(chat(server), Sampling(n=5, seed=1))
+    reply = ask(Filled(chat(server)), Sampling(n=5, seed=1))
     assert len(reply.completions) == 5
     assert reply.usage == Usage(50, 10, calls=5)
     assert len(server.bodies) == 5
@@ -246,7 +247,7 @@ def test_a_server_that_ignores_n_is_asked_again_for_the_rest(serve):
 
 def test_a_server_that_gives_some_of_n_is_asked_for_the_rest_only(serve):
     server = serve(said("a", "b", "c"), lambda body: said(*"xyz"[: body["n"]])(body))
-    reply = ask(chat(server), Sampling(n=5))
+    reply = ask(Filled(chat(server)), Sampling(n=5))
     assert [completion.text for completion in reply.completions] == ["a", "b", "c", "x", "y"]
     assert [body["n"] for body in server.bodies] == [5, 2]
 
@@ -254,7 +255,7 @@ def test_a_server_that_gives_some_of_n_is_asked_for_the_rest_only(serve):
 def test_requests_for_the_rest_carry_seeds_of_their_own_and_the_same_ones_every_time(serve):
     server = serve(said("a"))
     for _ in range(2):
-        ask(chat(server), Sampling(n=4, seed=1))
+        ask(Filled(chat(server)), Sampling(n=4, seed=1))
     seeds = [body["seed"] for body in server.bodies]
     assert len(set(seeds[:4])) == 4
     assert sorted(seeds[:4]) == sorted(seeds[4:])
@@ -357,7 +358,17 @@ def test_a_spent_quota_is_a_refusal_though_it_comes_as_429(serve):
 def test_one_failed_part_of_n_fails_the_whole(serve):
     server = serve(said("a"), failed(400))
     with pytest.raises(RefusedError):
-        ask(chat(server), Sampling(n=3))
+        ask(Filled(chat(server)), Sampling(n=3))
+
+
+def test_the_paid_parts_of_a_failed_request_are_not_asked_for_again(serve):
+    server = serve(said("a"), said("b"), failed(400), said("c"))
+    llm = Filled(Kept(chat(server), Store.in_memory()))
+    with pytest.raises(RefusedError):
+        ask(llm, Sampling(n=3, seed=1))
+    asked = len(server.bodies)
+    assert len(ask(llm, Sampling(n=3, seed=1)).completions) == 3
+    assert len(server.bodies) == asked + 1
 
 
 def test_waits_grow_to_a_limit_with_full_jitter_and_never_fall_below_what_was_asked():

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 
 from trimtab.stopping import (
     TEMPERATURES,
+    DecisionCalibration,
     DecisionRule,
+    Evidence,
     choose_temperature,
     decide,
     default_rule,
@@ -53,7 +55,8 @@ def test_a_weighted_vote_by_hand():
     ]
     at_one = decide(pool, DecisionRule("weighted_vote"))
     assert (at_one.answer, at_one.index) == ("1", 0)
-    assert at_one.confidence == pytest.approx(0.9 / 1.6)
+    assert at_one.share == pytest.approx(0.9 / 1.6)
+    assert at_one.confidence == pytest.approx(0.9 / 1.6 * 0.9)
     flatter = decide(pool, DecisionRule("weighted_vote", 2.0))
     assert flatter.answer == "2"
     assert flatter.share == pytest.approx((0.4**0.5 + 0.3**0.5) / (0.9**0.5 + 0.4**0.5 + 0.3**0.5))
@@ -211,6 +214,92 @@ def test_an_unknown_rule_and_an_empty_pool_are_refused():
 def test_the_default_is_a_weighted_vote_where_answers_compare_and_argmax_elsewhere():
     assert default_rule(True, 0.5) == DecisionRule("weighted_vote", 0.5)
     assert default_rule(False).name == "argmax"
+
+
+# --------------------------------------------------------------------------- the confidence
+
+CALIBRATED = DecisionCalibration(intercept=-0.4, share=0.7, confidence=1.3)
+calibrations = st.builds(DecisionCalibration, st.floats(-4, 4), st.floats(0, 4), st.floats(0, 4))
+
+
+def drawn(answer: str, confidence: float | None, score: float = 0.0) -> Candidate:
+    return Candidate("t", answer, score, confidence)
+
+
+@pytest.mark.parametrize("name", ["argmax", "majority", "weighted_vote", "importance_vote"])
+def test_one_draw_of_little_confidence_is_decided_with_little_confidence(name):
+    assert decide([drawn("1", 0.05)], DecisionRule(name)).confidence == pytest.approx(0.05)
+
+
+@pytest.mark.parametrize("name", ["argmax", "majority", "weighted_vote", "importance_vote"])
+def test_agreement_of_unsure_candidates_is_not_certainty(name):
+    assert decide([drawn("1", 0.1)] * 8, DecisionRule(name)).confidence == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("name", ["majority", "weighted_vote", "importance_vote"])
+def test_of_uncalibrated_candidates_only_the_share_is_known(name):
+    pool = [drawn("1", None, 1.0), drawn("1", None, 1.0), drawn("2", None, 1.0)]
+    decision = decide(pool, DecisionRule(name, calibration=CALIBRATED))
+    assert decision.confidence == decision.share == pytest.approx(2 / 3)
+    assert decision.evidence is None
+    assert decide(pool, DecisionRule("argmax")).confidence is None
+
+
+@given(pools, rules, st.floats(0.3, 10))
+def test_without_a_calibration_it_is_the_chance_that_a_draw_by_weight_gives_the_answer_and_is_right(
+    pool, name, temperature
+):
+    assume(readable(pool))
+    rule = DecisionRule(name, temperature)
+    decision = decide(pool, rule)
+    weighed = list(zip(readable(pool), weights(readable(pool), rule), strict=True))
+    slow = sum(w * each.confidence for each, w in weighed if each.answer == decision.answer)
+    assert decision.confidence == pytest.approx(slow / sum(w for _, w in weighed))
+
+
+@given(pools, rules, st.floats(0.3, 10), calibrations)
+def test_a_calibration_changes_the_confidence_and_nothing_else(pool, name, temperature, calibration):
+    plain = decide(pool, DecisionRule(name, temperature))
+    calibrated = decide(pool, DecisionRule(name, temperature, calibration))
+    assert replace(calibrated, confidence=plain.confidence) == plain
+    if calibrated.answer is not None:
+        assert calibrated.confidence == calibration.apply(plain.evidence)
+        assert 0.0 <= calibrated.confidence <= 1.0
+
+
+def test_a_calibrated_confidence_by_hand():
+    pool = [drawn("1", 0.9), drawn("1", 0.7), drawn("2", 0.8)]
+    share, mean = (3 * (2 / 3) + 0.5) / 4, (0.9 + 0.7) / 2
+    line = -0.4 + 0.7 * math.log(share / (1 - share)) + 1.3 * math.log(mean / (1 - mean))
+    decision = decide(pool, DecisionRule("majority", calibration=CALIBRATED))
+    assert decision.confidence == pytest.approx(1 / (1 + math.exp(-line)))
+
+
+def test_for_argmax_the_share_is_of_the_readable_candidates_that_agree_and_the_confidence_its_own():
+    pool = [drawn("1", 0.9, 3.0), drawn("1", 0.2, -3.0), drawn("2", 0.6, 1.0), Candidate("t", None, 9.0, 0.9)]
+    evidence = decide(pool, DecisionRule("argmax")).evidence
+    assert evidence.share == pytest.approx(math.log(2.5 / 1.5))
+    assert evidence.confidence == pytest.approx(math.log(9))
+
+
+@given(calibrations, st.tuples(*[st.floats(-6, 6)] * 4))
+def test_more_agreement_or_more_confidence_never_lowers_the_chance_of_being_right(calibration, levels):
+    low = Evidence(min(levels[:2]), min(levels[2:]))
+    high = Evidence(max(levels[:2]), max(levels[2:]))
+    assert calibration.apply(low) <= calibration.apply(high) + 1e-12
+
+
+@pytest.mark.parametrize("level", [0.0, 1.0])
+def test_a_confidence_of_zero_or_one_is_finite_evidence(level):
+    evidence = decide([drawn("1", level)], DecisionRule("majority")).evidence
+    assert math.isfinite(evidence.confidence)
+    assert 0.0 < DecisionCalibration(confidence=1.0).apply(evidence) < 1.0
+
+
+def test_as_many_draws_again_that_agree_are_more_evidence():
+    once, twice = (decide([drawn("1", 0.6)] * n, DecisionRule("majority")).evidence for n in (4, 8))
+    assert twice.share > once.share
+    assert twice.confidence == once.confidence
 
 
 # --------------------------------------------------------------------------- the temperature

@@ -173,7 +173,7 @@ def test_a_run_that_never_started_cannot_finish(store: Store) -> None:
 
 def test_no_secret_of_a_configuration_reaches_the_file(path: Path) -> None:
     config = {
-        "base_url": "https://ann:sesame-1@host/v1",
+        "base_url": "https://ann:sesame-1@host/v1?key=sesame-4",
         "api_key": "sesame-2",
         "headers": [{"Authorization": "Bearer sesame-3"}],
         "api_key_env": "MY_KEY",
@@ -182,7 +182,7 @@ def test_no_secret_of_a_configuration_reaches_the_file(path: Path) -> None:
     with Store.open(path) as store:
         kept = store.start_run("r", "adapt", config).config
         assert store.start_run("r", "adapt", config).config == kept
-    assert kept["base_url"] == "https://***@host/v1"
+    assert kept["base_url"] == "https://host/v1"
     assert (kept["api_key_env"], kept["max_tokens"]) == ("MY_KEY", 5)
     assert not [file for file in path.parent.iterdir() if b"sesame" in file.read_bytes()]
 
@@ -251,7 +251,9 @@ def test_feedback_is_added_once_and_found_by_its_question_in_order_of_arrival(
     store: Store, drawn: list[Feedback]
 ) -> None:
     mark = fresh("example")
-    said = [replace(f, question=f"{f.question}{mark} ", id=f.id and f"{f.id} {mark}") for f in drawn]
+    said = [
+        replace(f, question=f"{f.question}{mark} ", id=f.id and f"{f.id} {f.text} {f.value}") for f in drawn
+    ]
     first: dict[str, Feedback] = {}
     for row in said:
         first.setdefault(row.key, row)
@@ -261,6 +263,15 @@ def test_feedback_is_added_once_and_found_by_its_question_in_order_of_arrival(
         expected = [row for row in first.values() if row.question.strip() == question]
         assert list(store.feedback_for(f"\n{question}")) == expected
     assert store.feedback_for(f"three? {mark}") == ()
+
+
+def test_an_id_that_comes_again_with_other_words_is_refused_and_nothing_is_added(store: Store) -> None:
+    mark = fresh("refused")
+    said = Feedback(f"one? {mark}", FeedbackKind.VERDICT, "t", "right", "ann", id="1")
+    assert store.add_feedback([said]) == 1
+    with pytest.raises(InputError, match="'1' of 'ann'"):
+        store.add_feedback([replace(said, question=f"two? {mark}", id="2"), replace(said, value="wrong")])
+    assert store.feedback_for(f"two? {mark}") == ()
 
 
 # --------------------------------------------------------------------------- opening

@@ -1,4 +1,4 @@
-"""What a round learns from: candidates of a question, prefixes with their outcomes, replay of earlier rounds.
+"""What a round learns from: positives so far, prefixes with their outcomes, replay of earlier rounds.
 
 Pure functions; no model, no store, no black box.
 """
@@ -8,9 +8,28 @@ from __future__ import annotations
 import random
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from itertools import accumulate
+from typing import TypeVar
 
-from trimtab.types import Contrast, Pool, PrefixTarget, Task, Verdict
+from trimtab.judge import select
+from trimtab.types import Judgement, Pool, PrefixTarget, Task, Verdict
+
+Lesson = TypeVar("Lesson")
+
+
+def positives_after(
+    before: Mapping[str, Sequence[str]], pools: Iterable[Pool], judgements: Mapping[str, Judgement]
+) -> dict[str, tuple[str, ...]]:
+    """Each question's positives after these judgements, oldest first: Eq. 5, carried from round to round.
+
+    Kept for every question, also for one that gave no contrast: all right now, it may be all wrong later.
+    """
+    after = {question_id: tuple(texts) for question_id, texts in before.items()}
+    for pool in pools:
+        asked = pool.question.id
+        after[asked] = select(after.get(asked, ()), pool.candidates, judgements[asked])
+    return after
 
 
 def prefix_targets(pool: Pool, task: Task, *, limit: int, seed: int) -> tuple[PrefixTarget, ...]:
@@ -40,20 +59,29 @@ def prefix_targets(pool: Pool, task: Task, *, limit: int, seed: int) -> tuple[Pr
     return tuple(random.Random(f"{seed}:{pool.question.id}").sample(targets, limit))
 
 
+def merged(targets: Iterable[PrefixTarget]) -> tuple[PrefixTarget, ...]:
+    """Each prefix of a question once, worth the mean over all its completions and weighing their number.
+
+    The same prefix comes up again in later rounds, with other completions.
+    """
+    same: dict[tuple[str, str], list[PrefixTarget]] = defaultdict(list)
+    for target in targets:
+        same[target.question_id, target.prefix].append(target)
+    return tuple(_mean(each) for each in same.values())
+
+
+def _mean(targets: Sequence[PrefixTarget]) -> PrefixTarget:
+    weight = sum(each.weight for each in targets)
+    value = sum(each.weight * each.value for each in targets) / weight
+    return replace(targets[0], value=value, weight=weight)
+
+
 def with_replay(
-    current: Sequence[Contrast], earlier: Sequence[Contrast], share: float, seed: int
-) -> tuple[Contrast, ...]:
-    """This round's contrasts, and a seeded draw of `share` of those of earlier rounds.
+    current: Sequence[Lesson], earlier: Sequence[Lesson], share: float, seed: int
+) -> tuple[Lesson, ...]:
+    """This round's contrasts or prefixes, and a seeded draw of `share` of those of earlier rounds.
 
     A share of 0 is the paper's Algorithm 1, which forgets earlier negatives.
     """
     count = round(share * len(earlier))
     return (*current, *random.Random(seed).sample(list(earlier), count))
-
-
-def earlier_positives(contrasts: Iterable[Contrast]) -> Mapping[str, tuple[str, ...]]:
-    """The positives so far of each question, oldest first: SEL's first argument in Eq. 5."""
-    found: dict[str, dict[str, None]] = defaultdict(dict)
-    for contrast in contrasts:
-        found[contrast.question_id].update(dict.fromkeys(contrast.positives))
-    return {question_id: tuple(texts) for question_id, texts in found.items()}

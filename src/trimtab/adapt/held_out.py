@@ -1,4 +1,4 @@
-"""Held-out questions: contrasts for early stopping, calibration, the rule's temperature, accuracy.
+"""Held-out questions: contrasts for early stopping, calibrations, temperatures, accuracy.
 
 They are never fitted on. What is reported here chooses between rounds; honest figures come from `evaluate`,
 on questions that chose nothing.
@@ -9,11 +9,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from trimtab.energy import Calibration, fit_calibration
-from trimtab.pools import recalibrated
-from trimtab.stopping import DecisionRule, RuleName, choose_temperature, decide
+from trimtab.energy.calibrate import calibrate_decisions
+from trimtab.energy.manifest import RuleSettings
+from trimtab.pools import recalibrated, share_right
+from trimtab.stopping import (
+    DecisionCalibration,
+    DecisionRule,
+    RuleName,
+    choose_temperature,
+    decide,
+)
 from trimtab.types import Contrast, Judgement, Pool, Verdict
 
 WATCHED = 4  # answers a side that early stopping looks at
@@ -25,8 +33,9 @@ class HeldOut:
 
     questions: int
     accuracy: Mapping[str, float]  # by method; "chosen" is the rule's own
-    rule: DecisionRule
-    calibration: Calibration | None
+    rule: DecisionRule  # the chosen one
+    calibration: Calibration | None  # of single answers
+    rules: tuple[DecisionRule, ...] = ()  # all of them, each with what was chosen for it
 
     @property
     def merit(self) -> float:
@@ -40,8 +49,24 @@ class HeldOut:
         if calibration is not None:
             lists = {key: tuple(calibration[key]) for key in ("knots", "levels")}
             calibration = Calibration(**{**calibration, **lists})
-        rule = DecisionRule(**record["rule"])
-        return cls(record["questions"], record["accuracy"], rule, calibration)
+        rules = tuple(_rule_from_record(each) for each in record["rules"])
+        rule = _rule_from_record(record["rule"])
+        return cls(record["questions"], record["accuracy"], rule, calibration, rules)
+
+    def manifest_fields(self) -> dict[str, Any]:
+        """The fields of an adapter's `Manifest` that were chosen here."""
+        rules = {
+            each.name: RuleSettings(temperature=each.temperature, calibration=each.calibration)
+            for each in self.rules
+        }
+        return {"rule": self.rule.name, "rules": rules, "calibration": self.calibration}
+
+
+def _rule_from_record(record: Mapping[str, Any]) -> DecisionRule:
+    calibration = record["calibration"]
+    if calibration is not None:
+        calibration = DecisionCalibration(**calibration)
+    return DecisionRule(record["name"], record["temperature"], calibration)
 
 
 def judged(pool: Pool, judgement: Judgement) -> Pool:
@@ -83,15 +108,17 @@ def _distinct(pool: Pool, verdicts: Sequence[Verdict]) -> list[str]:
 def evaluate_held_out(
     pools: Sequence[Pool], rule: RuleName | Literal["auto"], is_comparable: bool
 ) -> HeldOut:
-    """Calibration, decision rule and accuracy on scored, judged pools.
+    """Calibration, every decision rule's temperature and calibration, the chosen rule, and accuracy.
 
-    Without held-out questions the rule is argmax where answers do not compare and an uncalibrated importance
-    vote, Eq. 1's own weights, where they do.
+    The pools are scored and judged. Without held-out questions the rule is argmax where answers do not
+    compare and an uncalibrated importance vote, Eq. 1's own weights, where they do.
     """
     calibration = _calibration(pools)
     if calibration is not None:
-        pools = recalibrated(pools, lambda scores: calibration.apply(scores).tolist())
-    chosen = _rule(pools, rule, is_comparable, calibration is not None)
+        pools = recalibrated(pools, calibration.confidences)
+    name = _chosen_name(rule, is_comparable, calibration is not None)
+    rules = [_fitted(each, pools) for each in get_args(RuleName)] if calibration is not None else []
+    chosen = next((each for each in rules if each.name == name), DecisionRule(name))
     methods = {
         "majority": DecisionRule("majority"),
         "best_of_n": DecisionRule("argmax"),
@@ -99,9 +126,9 @@ def evaluate_held_out(
     }
     accuracy = {name: _accuracy(pools, each) for name, each in methods.items()} if pools else {}
     if pools:
-        accuracy["single"] = fmean(_share_right(pool) for pool in pools)
-        accuracy["oracle"] = fmean(float(_share_right(pool) > 0) for pool in pools)
-    return HeldOut(len(pools), accuracy, chosen, calibration)
+        accuracy["single"] = fmean(share_right(pool) for pool in pools)
+        accuracy["oracle"] = fmean(float(share_right(pool) > 0) for pool in pools)
+    return HeldOut(len(pools), accuracy, chosen, calibration, tuple(rules))
 
 
 def _calibration(pools: Sequence[Pool]) -> Calibration | None:
@@ -117,14 +144,34 @@ def _calibration(pools: Sequence[Pool]) -> Calibration | None:
     return fit_calibration([score for score, _ in points], [right for _, right in points], "platt")
 
 
-def _rule(
-    pools: Sequence[Pool], rule: RuleName | Literal["auto"], is_comparable: bool, is_calibrated: bool
-) -> DecisionRule:
-    if rule == "auto":
-        rule = "argmax" if not is_comparable else "weighted_vote" if is_calibrated else "importance_vote"
-    if rule not in ("weighted_vote", "importance_vote") or not pools:
-        return DecisionRule(rule)
-    return DecisionRule(rule, choose_temperature([pool.candidates for pool in pools], rule))
+def _chosen_name(rule: RuleName | Literal["auto"], is_comparable: bool, is_calibrated: bool) -> RuleName:
+    if rule != "auto":
+        return rule
+    if not is_comparable:
+        return "argmax"
+    return "weighted_vote" if is_calibrated else "importance_vote"
+
+
+def _fitted(name: RuleName, pools: Sequence[Pool]) -> DecisionRule:
+    """The rule with its own temperature, if it has one, and with a calibration of what it decides there."""
+    temperature = 1.0
+    if name in ("weighted_vote", "importance_vote"):
+        temperature = choose_temperature([pool.candidates for pool in pools], name)
+    rule = DecisionRule(name, temperature)
+    return replace(rule, calibration=_decision_calibration(pools, rule))
+
+
+def _decision_calibration(pools: Sequence[Pool], rule: DecisionRule) -> DecisionCalibration | None:
+    """None where no decision has both evidence and a verdict."""
+    decisions = [decide(pool.candidates, rule) for pool in pools if pool.candidates]
+    points = [
+        (each.evidence, each.candidate.verdict is Verdict.RIGHT)
+        for each in decisions
+        if each.evidence is not None and each.candidate.verdict is not Verdict.UNJUDGED
+    ]
+    if not points:
+        return None
+    return calibrate_decisions([evidence for evidence, _ in points], [right for _, right in points])
 
 
 def _accuracy(pools: Sequence[Pool], rule: DecisionRule) -> float:
@@ -135,8 +182,3 @@ def _is_right(pool: Pool, rule: DecisionRule) -> bool:
     if not pool.candidates:
         return False
     return decide(pool.candidates, rule).candidate.verdict is Verdict.RIGHT
-
-
-def _share_right(pool: Pool) -> float:
-    right = sum(each.verdict is Verdict.RIGHT for each in pool.candidates)
-    return right / len(pool.candidates) if pool.candidates else 0.0

@@ -10,14 +10,15 @@ from __future__ import annotations
 import asyncio
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from trimtab.adapt.contrasts import earlier_positives, prefix_targets, with_replay
+from trimtab.adapt.contrasts import merged, positives_after, prefix_targets, with_replay
 from trimtab.adapt.held_out import HeldOut, evaluate_held_out, held_out_contrasts, judged
-from trimtab.adapt.sampling import Drawer, DrawSettings
+from trimtab.adapt.sampling import Drawer, DrawSettings, over_most
 from trimtab.energy import (
     EnergyModel,
     FitSettings,
@@ -32,9 +33,22 @@ from trimtab.judge import contrast
 from trimtab.pools import recorded_pool, scored
 from trimtab.stopping import RuleName
 from trimtab.store import Store
-from trimtab.types import LLM, Contrast, Judge, Judgement, Pool, PrefixTarget, Question, Recorded, Task, Usage
+from trimtab.types import (
+    LLM,
+    Candidate,
+    Contrast,
+    Judge,
+    Judgement,
+    Pool,
+    PrefixTarget,
+    Question,
+    Recorded,
+    Task,
+    Usage,
+)
 
 CHECKPOINT = "checkpoint"
+VOID = "void"  # source of what stands in for a judgement that is none: of other candidates, or failed
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +57,7 @@ class AdaptSettings:
 
     rounds: int = 2
     draw: DrawSettings = field(default_factory=DrawSettings)
-    replay: float = 0.5  # ours: share of earlier rounds' contrasts fitted again; 0 is the paper
+    replay: float = 0.5  # ours: share of earlier rounds' contrasts and prefixes fitted again; 0 is the paper
     prefixes: int = 0  # prefix targets of a question in a round; beam search needs some, 8 is enough
     fit: FitSettings = field(default_factory=FitSettings)
     rule: RuleName | Literal["auto"] = "auto"
@@ -57,7 +71,7 @@ class Round:
 
     index: int  # 0 = warm start
     questions: int  # asked
-    failed: int  # questions the black box did not answer
+    failed: int  # questions that the black box did not answer, or whose judge could not be asked
     samples: int
     positives: int
     negatives: int
@@ -75,7 +89,7 @@ class Stage:
     """Where a round stands; `note` is a short figure to show beside the bar."""
 
     round: int
-    name: Literal["draw", "judge", "fit", "score", "draw held-out"]
+    name: Literal["draw", "judge", "fit", "score", "draw held-out", "judge held-out"]
     done: int
     total: int
     note: str = ""
@@ -90,7 +104,11 @@ def _silent(_: Stage) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """All that a run of rounds works with."""
+    """All that a run of rounds works with.
+
+    `energy` is adapted in place. Whenever the rounds end, or are closed early, it holds the weights of the
+    last round done, which need not be the best: those are in `best_round(rounds).folder`.
+    """
 
     questions: Sequence[Question]
     held_out: Sequence[Question] | Sequence[Recorded]
@@ -110,12 +128,15 @@ class Job:
 def adapt(job: Job) -> Iterator[Round]:
     """The rounds of online adaptation, each yielded once it is saved; `job.energy` is adapted in place.
 
+    Afterwards, and when closed early, `job.energy` holds the LAST round's weights. The best round's, which
+    are the ones to use, are in the folder `best_round(rounds).folder`.
+
     A run that was killed goes on where it was: finished rounds are yielded as they were recorded, paid
     responses come from the store, and a fit resumes at its last checkpoint.
 
     Raises:
         InputError: neither recorded answers nor a black box, or nothing to learn from.
-        LLMError: the black box refuses, or most questions fail.
+        LLMError: the black box or the judge refuses every question, or most questions fail.
     """
     if job.llm is None and not job.recorded:
         raise InputError("adapting needs recorded answers or a black box to ask; neither was given")
@@ -123,8 +144,9 @@ def adapt(job: Job) -> Iterator[Round]:
     best: Round | None = None
     for index in range(job.settings.rounds + 1 if job.llm else 1):
         done = run.finished(index) or run.round(index)
-        done = replace(done, is_best=best is None or _is_better(done, best))
-        best = done if done.is_best or best is None else best
+        if best is None or _is_better(done, best):
+            best = done
+        done = replace(done, is_best=best is done)
         run.note(done)
         yield done
         if index - best.index >= max(1, job.settings.patience):
@@ -145,13 +167,23 @@ def _is_better(later: Round, earlier: Round) -> bool:
     return later.held_out.merit > earlier.held_out.merit
 
 
+@dataclass(frozen=True, slots=True)
+class _Lessons:
+    """What one round's judged answers teach."""
+
+    contrasts: Sequence[Contrast]
+    prefixes: Sequence[PrefixTarget]
+    positives: dict[str, tuple[str, ...]]  # of every question so far, after this round
+
+
 class _Run:
-    """The state between rounds: contrasts so far and the held-out questions' answers."""
+    """The state between rounds: what was learnt from so far and the held-out questions' answers."""
 
     def __init__(self, job: Job) -> None:
         self.job = job
         self.earlier: list[Contrast] = []
         self.prefixes: list[PrefixTarget] = []
+        self.positives: dict[str, tuple[str, ...]] = {}
         self.held_out: list[Pool] = []
 
     # ---- a round that was finished before
@@ -164,9 +196,9 @@ class _Run:
             return None
         self._adopt(found.adapter)
         pools = self._stored_pools(index)
-        judgements = self.job.store.judgements(self.job.run_id, index)
-        pools = [judged(pool, judgements[pool.question.id]) for pool in pools]
-        self._remember(self._contrasts(pools, judgements), self._prefixes(pools, index))
+        known = self.job.store.judgements(self.job.run_id, index)
+        judgements = {pool.question.id: known.get(pool.question.id, _void(pool)) for pool in pools}
+        self._remember(self._lessons(pools, judgements, index))
         return _from_record(found.record, found.adapter)
 
     def note(self, done: Round) -> None:
@@ -188,24 +220,22 @@ class _Run:
         """One round, from its draws to its saved adapter."""
         started = time.monotonic()
         pools, usage = self._pools(index)
-        for pool in pools:
-            self.job.store.put_candidates(self.job.run_id, index, pool.question.id, pool.candidates)
+        self._keep(pools, index)
         judgements = self._judged(pools, index)
-        pools = [judged(pool, judgements[pool.question.id]) for pool in pools]
-        current = self._contrasts(pools, judgements)
-        self._refuse_nothing(current, pools)
+        lessons = self._lessons(pools, judgements, index)
+        self._refuse_nothing(lessons.contrasts, pools)
         held_out, held_out_usage = self._held_out(index)
-        loss, fitted = self._fit(current, self._prefixes(pools, index), held_out, index)
+        loss, fitted = self._fit(lessons, held_out, index)
         found = self._evaluated(held_out, index)
         folder = self._save(found, index)
-        self._remember(current, self._prefixes(pools, index))
+        self._remember(lessons)
         return Round(
             index=index,
             questions=len(pools),
-            failed=sum(not pool.candidates for pool in pools),
+            failed=sum(_has_failed(pool, judgements[pool.question.id]) for pool in pools),
             samples=sum(len(pool.candidates) for pool in pools),
-            positives=sum(len(each.positives) for each in current),
-            negatives=sum(len(each.negatives) for each in current),
+            positives=sum(len(each.positives) for each in lessons.contrasts),
+            negatives=sum(len(each.negatives) for each in lessons.contrasts),
             contrasts=fitted,
             loss=loss,
             held_out=found,
@@ -241,22 +271,54 @@ class _Run:
             lambda done, total: self.job.report(Stage(index, stage, done, total)),
         )
 
-    def _judged(self, pools: Sequence[Pool], index: int) -> dict[str, Judgement]:
-        known = self.job.store.judgements(self.job.run_id, index)
-        todo = [pool for pool in pools if pool.question.id not in known]
-        for number, found in enumerate(asyncio.run(_judge_all(self.job.judge, todo)), 1):
-            self.job.store.put_judgement(self.job.run_id, index, found)
-            known[found.question_id] = found
-            self.job.report(Stage(index, "judge", number, len(todo)))
-        return known
+    def _keep(self, pools: Sequence[Pool], index: int) -> None:
+        """Stores the round's candidates; a judgement of other texts than these is void from here on.
 
-    def _contrasts(self, pools: Sequence[Pool], judgements: dict[str, Judgement]) -> list[Contrast]:
+        It is made void first: killed in between, the run asks the judge once more and mixes nothing up.
+        """
+        store, run_id = self.job.store, self.job.run_id
+        stored, known = store.candidates(run_id, index), store.judgements(run_id, index)
+        for pool in pools:
+            asked = pool.question.id
+            if asked in known and _texts(stored.get(asked, ())) != _texts(pool.candidates):
+                store.put_judgement(run_id, index, _void(pool))
+            store.put_candidates(run_id, index, asked, pool.candidates)
+
+    def _judged(self, pools: Sequence[Pool], index: int) -> dict[str, Judgement]:
+        """A judgement for every pool; those known cost nothing, and those that fail now are void."""
+        kept = self.job.store.judgements(self.job.run_id, index).items()
+        known = {asked: replace(each, usage=Usage()) for asked, each in kept if each.source != VOID}
+        todo = [pool for pool in pools if pool.question.id not in known]
+        return known | asyncio.run(self._judge_each(todo, len(pools), "judge", index))
+
+    async def _judge_each(
+        self, pools: Sequence[Pool], of: int, stage: Literal["judge", "judge held-out"], index: int
+    ) -> dict[str, Judgement]:
+        found: dict[str, Judgement] = {}
+        asking = over_most(pools, self._ask, _void, concurrency=self.job.settings.draw.concurrency, of=of)
+        async with aclosing(asking) as ended:
+            async for judgement, is_failed in ended:
+                found[judgement.question_id] = judgement
+                if stage == "judge" and not is_failed:  # a failed one is asked for again by a later process
+                    self.job.store.put_judgement(self.job.run_id, index, judgement)
+                self.job.report(Stage(index, stage, len(found), len(pools)))
+        return found
+
+    async def _ask(self, pool: Pool) -> Judgement:
+        return await self.job.judge.judge(pool.question, pool.candidates)
+
+    def _lessons(self, pools: Sequence[Pool], judgements: Mapping[str, Judgement], index: int) -> _Lessons:
+        return _Lessons(
+            self._contrasts(pools, judgements),
+            self._prefixes([judged(pool, judgements[pool.question.id]) for pool in pools], index),
+            positives_after(self.positives, pools, judgements),
+        )
+
+    def _contrasts(self, pools: Sequence[Pool], judgements: Mapping[str, Judgement]) -> list[Contrast]:
         """Eq. 5 and 6: the positives so far and this round's, against this round's negatives."""
-        earlier = earlier_positives(self.earlier)
         found = [
-            contrast(p.question, p.candidates, judgements[p.question.id], earlier.get(p.question.id, ()))
+            contrast(p.question, p.candidates, judgements[p.question.id], self.positives.get(p.question.id))
             for p in pools
-            if p.question.id in judgements
         ]
         return [each for each in found if each is not None]
 
@@ -281,9 +343,9 @@ class _Run:
         if self.held_out or not self.job.held_out:
             return self.held_out, Usage()
         pools = self._held_out_pools(index)
-        judgements = asyncio.run(_judge_all(self.job.judge, pools))
-        self.held_out = [judged(p, j) for p, j in zip(pools, judgements, strict=True)]
-        return self.held_out, sum((pool.usage for pool in pools), start=_judging(judgements))
+        judgements = asyncio.run(self._judge_each(pools, len(pools), "judge held-out", index))
+        self.held_out = [judged(pool, judgements[pool.question.id]) for pool in pools]
+        return self.held_out, sum((pool.usage for pool in pools), start=_judging(judgements.values()))
 
     def _held_out_pools(self, index: int) -> list[Pool]:
         rows = [row for row in self.job.held_out if isinstance(row, Recorded)]
@@ -292,11 +354,11 @@ class _Run:
         questions = [row for row in self.job.held_out if isinstance(row, Question)]
         return self._drawer("draw held-out", index).draw(questions, adapted=False)
 
-    def _fit(
-        self, current: list[Contrast], prefixes: list[PrefixTarget], held_out: Sequence[Pool], index: int
-    ) -> tuple[float | None, int]:
+    def _fit(self, lessons: _Lessons, held_out: Sequence[Pool], index: int) -> tuple[float | None, int]:
         settings = self.job.settings
-        contrasts = with_replay(current, self.earlier, settings.replay, settings.seed + index)
+        seed = settings.seed + index
+        contrasts = with_replay(lessons.contrasts, self.earlier, settings.replay, seed)
+        prefixes = merged(with_replay(lessons.prefixes, self.prefixes, settings.replay, seed))
         if not contrasts:
             return None, 0
         checkpoint = self.job.folder / CHECKPOINT
@@ -309,7 +371,7 @@ class _Run:
             self.job.energy,
             contrasts,
             replace(settings.fit, seed=settings.fit.seed + index),
-            prefixes=[*prefixes, *self.prefixes],
+            prefixes=prefixes,
             held_out=held_out_contrasts(held_out),
             checkpoint_dir=checkpoint,
             progress=progress,
@@ -330,23 +392,29 @@ class _Run:
             loss=self.job.settings.fit.loss,
             max_length=self.job.energy.max_length,
         )
-        update = {
-            "rule": found.rule.name,
-            "temperature": found.rule.temperature,
-            "calibration": found.calibration,
-            "metrics": {"round": index, **{f"dev_{name}": value for name, value in found.accuracy.items()}},
-        }
+        metrics = {"round": index, **{f"dev_{name}": value for name, value in found.accuracy.items()}}
+        update = {**found.manifest_fields(), "metrics": metrics}
         save_adapter(folder, self.job.energy, manifest.model_copy(update=update))
         shutil.rmtree(self.job.folder / CHECKPOINT, ignore_errors=True)
         return folder
 
-    def _remember(self, contrasts: Sequence[Contrast], prefixes: Sequence[PrefixTarget]) -> None:
-        self.earlier.extend(contrasts)
-        self.prefixes.extend(prefixes)
+    def _remember(self, lessons: _Lessons) -> None:
+        self.earlier.extend(lessons.contrasts)
+        self.prefixes.extend(lessons.prefixes)
+        self.positives = lessons.positives
 
 
-async def _judge_all(judge: Judge, pools: Sequence[Pool]) -> list[Judgement]:
-    return list(await asyncio.gather(*(judge.judge(pool.question, pool.candidates) for pool in pools)))
+def _void(pool: Pool) -> Judgement:
+    """Selects nothing and holds nothing against anything."""
+    return Judgement(pool.question.id, (), (), VOID)
+
+
+def _has_failed(pool: Pool, judgement: Judgement) -> bool:
+    return not pool.candidates or judgement.source == VOID
+
+
+def _texts(candidates: Sequence[Candidate]) -> list[str]:
+    return [each.text for each in candidates]
 
 
 def _judging(judgements: Iterable[Judgement]) -> Usage:

@@ -1,13 +1,16 @@
-"""Drawing the answers of a round: plain from the black box, or from the adapted model (Eq. 4)."""
+"""Drawing the answers of a round: plain from the black box, or from the adapted model (Eq. 4).
+
+What it means that a question fails, in drawing as in judging, stands here too.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, TypeVar
 
 from trimtab.drawing import BeamSettings, beam_search, draw_answers, over_questions
 from trimtab.errors import EndpointError, LLMError, RefusedError
@@ -17,6 +20,52 @@ from trimtab.types import LLM, Pool, Question, Sampling, Scorer, Task
 
 FAILED_SHARE = 0.5  # more failures than this end the round: the black box is down, not hiccuping
 
+Asked = TypeVar("Asked")
+Result = TypeVar("Result")
+
+
+async def over_most(
+    asked: Sequence[Asked],
+    work: Callable[[Asked], Awaitable[Result]],
+    instead: Callable[[Asked], Result],
+    *,
+    concurrency: int,
+    of: int | None = None,
+) -> AsyncGenerator[tuple[Result, bool], None]:
+    """Results in the order of completion, each with whether it failed; what failed gives `instead`.
+
+    Args:
+        asked: questions, or what stands for them.
+        work: asks about one; its LLMError makes it a failed one.
+        instead: the result of a failed one.
+        concurrency: how many are under way at once.
+        of: how many the round has, where some were asked before; failures are counted against these.
+
+    Raises:
+        RefusedError: the key or the model name is at fault; asking on would be refused too.
+        EndpointError: more than half failed.
+    """
+    failures: list[LLMError] = []
+
+    async def one(each: Asked) -> tuple[Result, LLMError | None]:
+        try:
+            return await work(each), None
+        except LLMError as error:
+            if isinstance(error, RefusedError) and error.is_of_all:
+                raise
+            return instead(each), error
+
+    async with aclosing(over_questions(asked, one, concurrency=concurrency)) as ended:
+        async for result, error in ended:
+            failures += [error] if error else []
+            _refuse_outage(failures, len(asked) if of is None else of)
+            yield result, error is not None
+
+
+def _refuse_outage(failures: Sequence[LLMError], asked: int) -> None:
+    if len(failures) > FAILED_SHARE * asked:
+        raise EndpointError(f"{len(failures)} of {asked} questions failed; the last one: {failures[-1]}")
+
 
 @dataclass(frozen=True, slots=True)
 class DrawSettings:
@@ -24,10 +73,12 @@ class DrawSettings:
 
     `single`: complete answers. The adapted model is then sampled by importance resampling: `oversample`
     times as many answers as wanted are drawn from the black box, and `draws` of them kept with probabilities
-    proportional to exp(g). `beam`: sentence-level search, whose final beams are the draws.
+    proportional to exp(g). `beam`: sentence-level search, whose final beams are the draws: at most
+    `beam.width` of them, whatever `draws` says, which then counts for plain draws only (the warm start, the
+    held-out questions).
     """
 
-    draws: int = 8  # M of Algorithm 1
+    draws: int = 8  # M of Algorithm 1; a round drawn by beam search gives `beam.width` at most
     search: Literal["single", "beam"] = "single"
     oversample: int = 2
     sampling: Sampling = field(default_factory=Sampling)
@@ -65,28 +116,17 @@ class Drawer:
 
     async def _all(self, questions: Sequence[Question], draws: int, search: bool) -> list[Pool]:
         pools: dict[str, Pool] = {}
-        failures: list[LLMError] = []
-
-        async def one(question: Question) -> tuple[Pool, LLMError | None]:
-            try:
-                return await self._pool(question, draws, search), None
-            except LLMError as error:
-                if isinstance(error, RefusedError) and error.is_of_all:
-                    raise
-                return Pool(question, ()), error
-
-        asking = over_questions(questions, one, concurrency=self.settings.concurrency)
+        asking = over_most(
+            questions,
+            lambda question: self._pool(question, draws, search),
+            lambda question: Pool(question, ()),
+            concurrency=self.settings.concurrency,
+        )
         async with aclosing(asking) as ended:
-            async for pool, error in ended:
+            async for pool, _ in ended:
                 pools[pool.question.id] = pool
-                failures += [error] if error else []
-                self._refuse_outage(failures, len(pools), len(questions))
                 self.report(len(pools), len(questions))
         return [pools[question.id] for question in questions]
-
-    def _refuse_outage(self, failures: Sequence[LLMError], done: int, asked: int) -> None:
-        if len(failures) > FAILED_SHARE * asked:
-            raise EndpointError(f"{len(failures)} of {done} questions failed; the last one: {failures[-1]}")
 
     async def _pool(self, question: Question, draws: int, search: bool) -> Pool:
         seed = self.settings.seed

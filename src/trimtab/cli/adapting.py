@@ -15,7 +15,10 @@ from trimtab.cli.progress import bars
 from trimtab.cli.settings import Settings
 from trimtab.data import data_hash, question_hash
 from trimtab.energy import Manifest, load_adapter, save_adapter, verify_adapter
+from trimtab.energy.manifest import WEIGHTS_NAME, sha256_file
 from trimtab.errors import ConfigError
+from trimtab.redaction import without_url_secrets
+from trimtab.store import Store
 from trimtab.types import Question, Recorded, Task, Usage
 
 if TYPE_CHECKING:
@@ -33,15 +36,17 @@ def run(settings: Settings, as_json: bool) -> int:
     _check(settings)
     data = _Data.load(settings)
     if settings.dry_run:
-        _say_what_would_be_asked(settings, data)
+        _say_what_would_be_asked(settings, data, as_json)
         return 0
     with closing(build.store_of(settings)) as store:
         parent = verify_adapter(settings.adapter).weights_sha256 if settings.adapter else None
-        run_id, config = build.run_identity("adapt", settings, *data.hashes, parent or "")
+        run_id, config = build.run_identity(
+            "adapt", settings, *data.hashes, parent or "", *_shaping(settings, data, store)
+        )
         if settings.force:
             store.forget_run(run_id)
             shutil.rmtree(build.run_folder(settings, run_id), ignore_errors=True)
-        store.start_run(run_id, "adapt", config)
+        build.take_up(store, run_id, "adapt", config)
         build.limit_threads(settings, build.run_folder(settings, run_id))
         job = _job(settings, data, store, run_id)
         rounds = _rounds(job, as_json)
@@ -54,13 +59,35 @@ def run(settings: Settings, as_json: bool) -> int:
 
 def _check(settings: Settings) -> None:
     """Raises ConfigError for what can be seen to be wrong before anything is read, asked or trained."""
-    build.named(settings, "out")
-    assert settings.out is not None
     if settings.recorded is None and settings.questions is None:
         raise ConfigError("give --recorded (logged answers), or --questions with --model, to adapt from")
     if settings.questions is not None and not build.live(settings):
         raise ConfigError("--questions are for asking a black box: name it with --model (and --base-url)")
-    build.refuse_other_folder(settings.out)
+    if not settings.dry_run:
+        build.named(settings, "out")
+    if settings.loss == "mlm" and settings.search == "beam":
+        raise ConfigError("loss mlm scores whole answers alone; --search beam needs another loss")
+    if settings.adapter is not None and (settings.loss == "mlm") != (_head(settings.adapter) == "mlm"):
+        raise ConfigError(
+            f"loss {settings.loss} cannot go on from {settings.adapter}: "
+            f"its head is {_head(settings.adapter)}"
+        )
+    if settings.out is not None:
+        build.refuse_other_folder(settings.out)
+
+
+def _head(adapter: Path) -> str:
+    return verify_adapter(adapter).head
+
+
+def _shaping(settings: Settings, data: _Data, store: Store) -> list[str]:
+    """What shapes an adaptation beside settings and rows: defaults, a local backbone, what people said."""
+    defaults = f"{_adapt_settings(settings, settings.lr or 0.0)} {SMALL_RATE} {USUAL_RATE}"
+    weights = Path(settings.backbone) / WEIGHTS_NAME
+    backbone = sha256_file(weights) if weights.is_file() else ""
+    asked = [*data.questions, *(build.question_of(row) for row in (*data.recorded, *data.held_out))]
+    said = [each for question in asked for each in store.feedback_for(question.text)]
+    return [defaults, backbone, data_hash(said) if settings.judge == "human" else ""]
 
 
 class _Data:
@@ -85,10 +112,20 @@ class _Data:
         if not recorded or (questions and build.live(settings)):
             dev_questions = build.question_rows(settings.dev, settings)
             asked, held_out = build.with_held_out(questions, dev_questions)
-            return cls(task, _apart(recorded, held_out), _apart(asked, held_out), held_out)
+            return cls(task, _apart(recorded, held_out), _learnt(asked, held_out), held_out)
         rows, dev = build.with_held_out(recorded, build.recorded_rows(settings.dev, settings))
-        learnt = _apart(rows, [row.question for row in dev])
+        learnt = _learnt(rows, [row.question for row in dev])
         return cls(task, learnt, [row.question for row in learnt], dev)
+
+
+def _learnt(rows: Sequence[build.Row], held_out: Sequence[Question]) -> tuple[build.Row, ...]:
+    """The rows to learn from. Raises ConfigError when all of them are held out."""
+    left = _apart(rows, held_out)
+    if not left:
+        raise ConfigError(
+            f"all {len(rows)} questions are held out, none is left to learn from; give more, or --dev"
+        )
+    return left
 
 
 def _apart(rows: Sequence[build.Row], held_out: Sequence[Question]) -> tuple[build.Row, ...]:
@@ -100,27 +137,43 @@ def _apart(rows: Sequence[build.Row], held_out: Sequence[Question]) -> tuple[bui
     return left
 
 
-def _say_what_would_be_asked(settings: Settings, data: _Data) -> None:
-    rounds = settings.rounds if build.live(settings) else 0
-    warm = 0 if data.recorded else len(data.questions)
-    adapted = len(data.questions) * settings.draws * (2 if settings.search == "single" else 1)
-    held_out = 0 if data.held_out and isinstance(data.held_out[0], Recorded) else len(data.held_out)
-    answers = warm * settings.draws + rounds * adapted + held_out * settings.draws
-    if not build.live(settings):
-        answers = 0
+def _say_what_would_be_asked(settings: Settings, data: _Data, as_json: bool) -> None:
+    """The most that the run can ask for; merged beams, early stops and kept responses make it less."""
+    plan = {
+        "task": data.task.name,
+        "questions": len(data.questions),
+        "held_out": len(data.held_out),
+        "online_rounds": settings.rounds if build.live(settings) else 0,
+        "model": settings.model,
+        "answers_at_most": _answers(settings, data) if build.live(settings) else 0,
+        "tokens_an_answer_at_most": settings.max_tokens,
+        "judgements_by_an_llm": settings.judge in ("ai", "combined"),
+    }
+    if as_json:
+        print_json(plan)
+    judged = ", judged by an LLM" if plan["judgements_by_an_llm"] else ""
     say(
         f"task {data.task.name}: {len(data.questions)} questions to learn from, "
-        f"{len(data.held_out)} held out; {rounds} online rounds; {answers} answers would be asked of "
-        f"{settings.model or 'no black box'}, each of at most {settings.max_tokens} tokens. "
-        "Nothing was asked."
+        f"{len(data.held_out)} held out; online rounds: {plan['online_rounds']}; at most "
+        f"{plan['answers_at_most']} answers would be asked of {settings.model or 'no black box'}, "
+        f"each of at most {settings.max_tokens} tokens{judged}. Nothing was asked."
     )
 
 
-def _job(settings: Settings, data: _Data, store: Any, run_id: str) -> Job:
+def _answers(settings: Settings, data: _Data) -> int:
+    """Complete answers, a search counting for as many as it keeps and draws beams at each step."""
+    adapted = settings.width * settings.samples if settings.search == "beam" else 2 * settings.draws
+    warm = 0 if data.recorded else settings.draws
+    held_out = 0 if data.held_out and isinstance(data.held_out[0], Recorded) else settings.draws
+    return len(data.questions) * (warm + settings.rounds * adapted) + len(data.held_out) * held_out
+
+
+def _job(settings: Settings, data: _Data, store: Store, run_id: str) -> Job:
     from trimtab.adapt import Job
 
     llm = build.kept(build.chat(settings), store, run_id) if build.live(settings) else None
     energy, parent = _energy(settings)
+    rate = settings.lr or _usual_rate(energy)
     return Job(
         questions=data.questions,
         held_out=data.held_out,
@@ -132,18 +185,28 @@ def _job(settings: Settings, data: _Data, store: Any, run_id: str) -> Job:
         run_id=run_id,
         llm=llm,
         recorded=data.recorded,
-        settings=_adapt_settings(settings, settings.lr or _usual_rate(energy)),
-        manifest=Manifest(
-            task=data.task.name,
-            black_box=settings.model,
-            backbone=energy.backbone,
-            loss=settings.loss,
-            max_length=energy.max_length,
-            seed=settings.seed,
-            data_hash=data.hashes[0] if data.recorded else data.hashes[1],
-            settings=settings.model_dump(mode="json", exclude=build.NOT_OF_THE_RUN),
-            parent=parent,
-        ),
+        settings=_adapt_settings(settings, rate),
+        manifest=_manifest(settings, data, energy, rate, parent),
+    )
+
+
+def _manifest(
+    settings: Settings, data: _Data, energy: EnergyModel, rate: float, parent: str | None
+) -> Manifest:
+    """What the adapter will say of itself; nothing in it is secret."""
+    shown = settings.model_dump(mode="json", exclude=build.NOT_OF_THE_RUN) | {"lr": rate}
+    if settings.base_url is not None:
+        shown["base_url"] = without_url_secrets(settings.base_url)
+    return Manifest(
+        task=data.task.name,
+        black_box=settings.model,
+        backbone=energy.backbone,
+        loss=settings.loss,
+        max_length=energy.max_length,
+        seed=settings.seed,
+        data_hash=data.hashes[0] if data.recorded else data.hashes[1],
+        settings=shown,
+        parent=parent,
     )
 
 
@@ -158,6 +221,11 @@ def _energy(settings: Settings) -> tuple[Any, str | None]:
     energy = EnergyModel.pretrained(
         settings.backbone, max_length=settings.max_length, seed=settings.seed, head=head, bf16=settings.bf16
     )
+    layers = int(getattr(energy.network.config, "num_hidden_layers", settings.frozen_layers))
+    if settings.frozen_layers > layers:
+        raise ConfigError(
+            f"frozen_layers: {settings.backbone} has {layers} layers, but it is {settings.frozen_layers}"
+        )
     return energy, None
 
 
@@ -244,7 +312,7 @@ def _tell(
             {
                 "adapter": str(settings.out),
                 "task": manifest.task,
-                "rule": {"name": manifest.rule, "temperature": manifest.temperature},
+                "rule": {"name": manifest.rule, "temperature": manifest.decision_rule().temperature},
                 "metrics": manifest.metrics,
                 "weights_sha256": manifest.weights_sha256,
                 "usage": asdict(usage),
@@ -257,5 +325,6 @@ def _tell(
     ]
     columns = ["round", "single", "majority", "best of n", manifest.rule.replace("_", " "), "oracle"]
     table("Held-out accuracy (chosen on; evaluate on other questions for honest figures)", columns, rows)
-    say(f"adapter: {settings.out}   task: {manifest.task}   calls paid: {usage.calls}")
-    say(f"next: trimtab evaluate --adapter {settings.out} --recorded FILE")
+    say(f"adapter: {settings.out}   task: {manifest.task}   calls paid in all: {usage.calls}")
+    unseen = f"--questions FILE --model {settings.model}" if build.live(settings) else "--recorded FILE"
+    say(f"next: trimtab evaluate --adapter {settings.out} {unseen}")

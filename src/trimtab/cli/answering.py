@@ -38,19 +38,23 @@ def run(settings: Settings, as_json: bool) -> int:
     task = tasks.by_name(settings.task or manifest.task)
     questions = load_questions(settings.questions or "")
     if settings.dry_run:
+        each = settings.width * settings.samples if settings.search == "beam" else settings.draws
+        if as_json:
+            print_json({"questions": len(questions), "answers_at_most": each * len(questions)})
         say(
-            f"{len(questions)} questions, {settings.draws} answers each, of {settings.model}; "
-            "nothing was asked"
+            f"{len(questions)} questions, at most {each} answers each, of {settings.model}; nothing was asked"
         )
         return 0
     build.limit_threads(settings)
     answers = _answers(settings, questions, task)
     _refuse_outage(answers)
-    _write(settings.out, answers)
     counts = Counter(str(answer.status) for answer in answers)
     summary = {"asked": len(answers), **{str(status): counts[str(status)] for status in AnswerStatus}}
-    if as_json and settings.out is not None:
-        print_json(summary)
+    if settings.out is not None or not as_json:
+        _write(settings.out, answers)
+    if as_json:
+        rows = [] if settings.out is not None else [asdict(answer) for answer in answers]
+        print_json({**summary, **({"answers": rows} if rows else {"out": str(settings.out)})})
     say(", ".join(f"{name} {count}" for name, count in summary.items()))
     return 0
 
@@ -64,10 +68,9 @@ def _refuse_outage(answers: Sequence[Answer]) -> None:
 def _answers(settings: Settings, questions: Sequence[Question], task: Task) -> list[Answer]:
     assert settings.adapter is not None
     energy, manifest = load_adapter(settings.adapter, bf16=settings.bf16)
-    calibration = manifest.calibration
     with closing(build.store_of(settings)) as store, bars() as bar:
         run_id, config = build.run_identity("answer", settings, data_hash(questions))
-        store.start_run(run_id, "answer", config)
+        build.take_up(store, run_id, "answer", config)
         one = partial(
             answer_question,
             llm=build.kept(build.chat(settings), store, run_id),
@@ -75,7 +78,7 @@ def _answers(settings: Settings, questions: Sequence[Question], task: Task) -> l
             rule=rule_of(settings, manifest),
             how=build.beam_of(settings) if settings.search == "beam" else build.sampling_of(settings),
             scorer=energy,
-            calibrate=(lambda scores: calibration.apply(scores).tolist()) if calibration else None,
+            calibrate=manifest.calibration.confidences if manifest.calibration else None,
             abstain_below=settings.abstain_below,
         )
         found = asyncio.run(_gathered(questions, one, settings.concurrency, bar))

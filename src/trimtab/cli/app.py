@@ -5,6 +5,7 @@ Exit codes: 0 fine, 1 the run failed, 2 bad input or configuration, 3 a target w
 
 from __future__ import annotations
 
+import importlib.metadata
 import inspect
 import sys
 from collections.abc import Callable, Sequence
@@ -31,6 +32,7 @@ app.add_typer(feedback, name="feedback")
 Config = Annotated[Path | None, typer.Argument(help="A TOML file of settings.", metavar="CONFIG")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 
+INTERRUPTED = 130
 LLM_FLAGS = [
     "task",
     "model",
@@ -85,6 +87,16 @@ def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
+@app.callback(invoke_without_command=True)
+def _options(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
+) -> None:
+    """Adapt language models you can only call."""
+    if version:
+        print(importlib.metadata.version("trimtab"))
+        raise typer.Exit
+
+
 @command(
     app,
     "adapt",
@@ -135,13 +147,22 @@ def doctor() -> None:
 
 @app.command()
 def blackbox(
-    port: Annotated[int, typer.Option(help="Port on 127.0.0.1; 0 takes a free one.")] = 8765,
+    port: Annotated[int, typer.Option(help="Port; 0 takes a free one.", min=0, max=65535)] = 8765,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    problems: Annotated[
+        int, typer.Option(help="Instead of serving, print so many problems of its world as JSONL.", min=0)
+    ] = 0,
+    problem_seed: Annotated[int, typer.Option(help="Seed of those problems.")] = 0,
 ) -> None:
-    """Serve the embedded black box with the OpenAI wire format."""
+    """Serve the embedded black box with the OpenAI wire format; --task house is its task."""
     from trimtab.llm.embedded import serve
 
+    if problems:
+        from trimtab.cli.worldly import print_questions
+
+        return print_questions(problems, problem_seed)
     serve(port, host, on_ready=lambda url: err.print(f"serving at {url} (stop with Ctrl-C)"))
+    return None
 
 
 @feedback.command("import")
@@ -166,9 +187,10 @@ def main() -> None:
     except OSError as error:  # a full disk, a folder that may not be written: named by the system itself
         err.print(f"[bold red]error:[/] {_plain(str(error))}", soft_wrap=True)
         sys.exit(1)
-    except KeyboardInterrupt:
-        err.print("stopped; the same command goes on from here")
-        sys.exit(130)
+    except SystemExit as stop:
+        if stop.code == INTERRUPTED:  # typer's own answer to Ctrl-C
+            err.print("stopped; the same command goes on from here")
+        raise
 
 
 def _plain(text: str) -> str:

@@ -6,22 +6,25 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Sequence
+from importlib.metadata import version
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from trimtab import tasks
+from trimtab.cli.console import say
 from trimtab.cli.settings import Settings, api_key
 from trimtab.data import load_questions, load_recorded, split
 from trimtab.drawing import BeamSettings
 from trimtab.energy.manifest import MANIFEST_NAME
 from trimtab.errors import ConfigError
-from trimtab.judge import AIJudge, Combined, GroundTruth, Human
-from trimtab.llm import ChatLLM, Kept
+from trimtab.judge import TRUTHFUL, AIJudge, Combined, GroundTruth, Human
+from trimtab.llm import ChatLLM, Filled, Kept
 from trimtab.store import Store
 from trimtab.types import LLM, Judge, Question, Recorded, Sampling, Task
 
 Row = TypeVar("Row", Question, Recorded)
 
+TRUTHFUL_SELECTION: dict[str, Any] = {"criteria": TRUTHFUL, "top_k": 5}  # the paper's, for TruthfulQA
 THREADS = "threads"  # file in a run's folder
 # What shapes a run's result; the others say where things are or how fast it goes.
 NOT_OF_THE_RUN = {"out", "work_dir", "force", "dry_run", "concurrency", "timeout_s", "api_key_env", "require"}
@@ -64,8 +67,8 @@ def chat(settings: Settings, model: str | None = None) -> ChatLLM:
 
 
 def kept(llm: ChatLLM, store: Store, run_id: str) -> LLM:
-    """The black box whose every response is in the store before it is used."""
-    return Kept(llm, store.responses_of(run_id), scope=llm.endpoint)
+    """The black box whose every response is in the store before it is used; each part under its own key."""
+    return Filled(Kept(llm, store.responses_of(run_id), scope=llm.endpoint))
 
 
 def judge_of(settings: Settings, task: Task, store: Store, run_id: str) -> Judge:
@@ -78,6 +81,7 @@ def judge_of(settings: Settings, task: Task, store: Store, run_id: str) -> Judge
         kept(chat(settings, settings.judge_model), store, run_id),
         outcome_supervision=task.is_comparable,
         seed=settings.seed,
+        **(TRUTHFUL_SELECTION if task.name == "truthfulqa" else {}),
     )
     return ai if settings.judge == "ai" else Combined(GroundTruth(task), ai)
 
@@ -106,12 +110,33 @@ def store_of(settings: Settings) -> Store:
     return Store.open(settings.work_dir / "store.db")
 
 
-def run_identity(kind: str, settings: Settings, *data_hashes: str) -> tuple[str, dict[str, object]]:
-    """The run's id and its configuration: a hash of all that shapes its result."""
-    shaping = settings.model_dump(mode="json", exclude=NOT_OF_THE_RUN)
-    config: dict[str, object] = {"kind": kind, "settings": shaping, "data": list(data_hashes)}
+def run_identity(kind: str, settings: Settings, *shaping: str) -> tuple[str, dict[str, object]]:
+    """The run's id and its configuration: a hash of all that shapes its result.
+
+    Args:
+        kind: the command.
+        settings: of the run.
+        shaping: hashes of its data, and whatever else its result hangs on.
+    """
+    given = settings.model_dump(mode="json", exclude=NOT_OF_THE_RUN)
+    config: dict[str, object] = {
+        "kind": kind,
+        "settings": given,
+        "shaping": list(shaping),
+        "version": version("trimtab"),
+    }
     written = json.dumps(config, sort_keys=True, ensure_ascii=False)
     return f"{kind}-{hashlib.sha256(written.encode()).hexdigest()[:12]}", config
+
+
+def take_up(store: Store, run_id: str, kind: str, config: dict[str, object]) -> None:
+    """Starts the run, or goes on with it; says which, when there is something to go on with."""
+    known = store.run(run_id)
+    if known is not None:
+        paid = store.usage_of(run_id).calls
+        state = "is finished: nothing is done again (--force starts over)" if known.is_finished else "goes on"
+        say(f"run {run_id} {state}; calls it has paid: {paid}")
+    store.start_run(run_id, kind, config)
 
 
 def recorded_rows(path: Path | None, settings: Settings) -> tuple[Recorded, ...]:
@@ -170,5 +195,7 @@ def limit_threads(settings: Settings, run_folder: Path | None = None) -> None:
     threads = quickest_threads()
     if kept is not None:
         kept.parent.mkdir(parents=True, exist_ok=True)
-        kept.write_text(str(threads), "utf-8")
+        partial = kept.with_suffix(".partial")
+        partial.write_text(str(threads), "utf-8")
+        partial.replace(kept)
     return use_threads(threads)

@@ -6,6 +6,7 @@ problems at equal numbers of draws; carry the adapter over to another black box;
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Sequence
 from contextlib import closing
@@ -17,6 +18,7 @@ from trimtab import tasks
 from trimtab.cli import build
 from trimtab.cli.adapting import round_line
 from trimtab.cli.console import out, print_json, say, table
+from trimtab.cli.evaluating import best_is_right
 from trimtab.cli.progress import Bars, bars
 from trimtab.cli.settings import Settings
 from trimtab.data import data_hash
@@ -27,14 +29,13 @@ from trimtab.evaluate import Comparison, Estimate, ReportData, RoundPoint, Trans
 from trimtab.evaluate.intervals import wilson_interval
 from trimtab.evaluate.words import accuracy_rows, difference_rows, headline
 from trimtab.judge import GroundTruth
-from trimtab.llm import ChatLLM, Kept
+from trimtab.llm import ChatLLM, Filled, Kept
 from trimtab.llm.embedded import running
-from trimtab.llm.embedded.model import PACKAGED
+from trimtab.llm.embedded.model import MODELS
 from trimtab.llm.embedded.world import questions as world_questions
 from trimtab.pools import scored
-from trimtab.stopping import DecisionRule, decide
 from trimtab.store import Store
-from trimtab.types import LLM, Pool, Question, Sampling, Task, Verdict
+from trimtab.types import LLM, Pool, Question, Sampling, Task
 
 if TYPE_CHECKING:
     from trimtab.adapt import AdaptSettings, Drawer, Job, Round, Stage
@@ -78,6 +79,7 @@ def run(settings: Settings, as_json: bool) -> int:
     started = time.monotonic()
     questions = _Questions.drawn(settings.seed)
     folder = settings.out or OUT
+    build.refuse_other_folder(folder)
     say(
         f"An embedded black box solves everyday problems, but not by the conventions of our house.\n"
         f"It can only be called. A small adapter learns the house from {LEARN} answered problems."
@@ -109,16 +111,17 @@ class _Story:
         self.task: Task = tasks.by_name("house")
         self.run_id, config = build.run_identity("demo", settings, _fingerprint(settings.seed))
         self.run_folder = settings.work_dir / "runs" / self.run_id
-        build.limit_threads(settings, self.run_folder)
         if settings.force:
             store.forget_run(self.run_id)
-        store.start_run(self.run_id, "demo", config)
+            shutil.rmtree(self.run_folder, ignore_errors=True)
+        build.take_up(store, self.run_id, "demo", config)
+        build.limit_threads(settings, self.run_folder)
 
     def box(self, model: str) -> LLM:
-        """One of the embedded models; its answers are known by name alone, whatever the server's port."""
-        return Kept(
-            ChatLLM(model, base_url=self.base_url, api_key="none"), self.store.responses_of(self.run_id)
-        )
+        """One of the embedded models; its answers are known by its weights, whatever the server's port."""
+        llm = ChatLLM(model, base_url=self.base_url, api_key="none")
+        scope = sha256_file(MODELS[model])
+        return Filled(Kept(llm, self.store.responses_of(self.run_id), scope=scope))
 
     def adapted(self, folder: Path) -> list[Round]:
         """Adapts and leaves the best round's adapter in the folder."""
@@ -169,21 +172,25 @@ class _Story:
         pools = self._scored(folder, self._drawer(MODEL, "test").draw(self.questions.test, adapted=False))
         energy, manifest = load_adapter(folder, bf16=_has_bf16())
         search = self._drawer(MODEL, "beam search", energy).draw(self.questions.test, adapted=True)
-        rule = DecisionRule(manifest.rule, manifest.temperature)  # type: ignore[arg-type]
-        return compare(pools, rule, further={"beam_search": [_best_is_right(pool) for pool in search]})
+        return compare(
+            pools,
+            manifest.decision_rule(),
+            others=manifest.decision_rules(),
+            further={"beam_search": [best_is_right(pool) for pool in search]},
+        )
 
     def transferred(self, folder: Path) -> Transfer:
         """The same adapter in front of another black box, without training anything."""
         drawn = self._drawer(OTHER_MODEL, "transfer").draw(self.questions.test[:TRANSFER], adapted=False)
         manifest = load_adapter(folder)[1]
-        rule = DecisionRule(manifest.rule, manifest.temperature)  # type: ignore[arg-type]
-        return Transfer(OTHER_MODEL, compare(self._scored(folder, drawn), rule))
+        return Transfer(
+            OTHER_MODEL,
+            compare(self._scored(folder, drawn), manifest.decision_rule(), others=manifest.decision_rules()),
+        )
 
     def _scored(self, folder: Path, pools: Sequence[Pool]) -> list[Pool]:
         energy, manifest = load_adapter(folder, bf16=_has_bf16())
-        calibration = manifest.calibration
-        assert calibration is not None
-        return scored(pools, energy, lambda scores: calibration.apply(scores).tolist())
+        return scored(pools, energy, manifest.calibration.confidences if manifest.calibration else None)
 
     def _drawer(self, model: str, title: str, scorer: EnergyModel | None = None) -> Drawer:
         from trimtab.adapt import Drawer
@@ -215,19 +222,13 @@ def _adapt_settings(seed: int) -> AdaptSettings:
 
 def _fingerprint(seed: int) -> str:
     """What the demo's result hangs on beside the settings: its own constants, and the black box."""
-    return f"{LEARN} {HELD_OUT} {_adapt_settings(seed)} {sha256_file(PACKAGED)}"
+    return f"{LEARN} {HELD_OUT} {_adapt_settings(seed)} {sha256_file(MODELS[MODEL])}"
 
 
 def _has_bf16() -> bool:
     from trimtab.energy.model import can_bf16
 
     return can_bf16()
-
-
-def _best_is_right(pool: Pool) -> float:
-    if not pool.candidates:
-        return 0.0
-    return float(decide(pool.candidates, DecisionRule("argmax")).candidate.verdict is Verdict.RIGHT)
 
 
 def _report(

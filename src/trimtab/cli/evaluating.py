@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import closing
+from typing import TYPE_CHECKING
 
 from trimtab.cli import build
 from trimtab.cli.console import out, print_json, say, table
-from trimtab.cli.progress import bars
+from trimtab.cli.progress import Bars, bars
 from trimtab.cli.settings import Settings
 from trimtab.data import data_hash
 from trimtab.energy import Manifest, load_adapter, verify_adapter
@@ -22,8 +23,12 @@ from trimtab.evaluate import (
 )
 from trimtab.evaluate.words import accuracy_rows, difference_rows, headline
 from trimtab.pools import recorded_pool, scored
-from trimtab.stopping import DecisionRule
-from trimtab.types import Pool, Question, Task
+from trimtab.stopping import DecisionRule, decide
+from trimtab.types import LLM, Pool, Question, Task, Verdict
+
+if TYPE_CHECKING:
+    from trimtab.adapt import Drawer
+    from trimtab.energy import EnergyModel
 
 TARGET_MISSED = 3
 
@@ -33,21 +38,33 @@ def run(settings: Settings, as_json: bool) -> int:
     targets = parse_targets(settings.require) if settings.require else ()
     if settings.recorded is None and settings.questions is None:
         raise ConfigError("give --recorded (logged answers), or --questions with --model, to evaluate on")
+    if settings.questions is not None:
+        build.named(settings, "model")
     if settings.out is not None and settings.out.is_file():
         raise ConfigError(f"out: {settings.out} is a file; name a folder for the report")
+    if settings.search == "beam" and (settings.recorded is not None or settings.adapter is None):
+        raise ConfigError(
+            "--search beam asks a black box step by step: it needs --questions and --adapter, "
+            "and recorded answers cannot be searched"
+        )
     manifest = verify_adapter(settings.adapter) if settings.adapter else None
     settings = with_task(settings, manifest)
     recorded = build.recorded_rows(settings.recorded, settings)
     questions = build.question_rows(settings.questions, settings)
     task = build.task_of(settings, [*questions, *(row.question for row in recorded)])
     if settings.dry_run:
-        say(f"{len(questions) * settings.draws} answers would be asked for; nothing was asked")
+        most = len(questions) * answers_each(settings)
+        if as_json:
+            print_json({"questions": len(questions), "answers_at_most": most, "model": settings.model})
+        say(f"at most {most} answers would be asked for; nothing was asked")
         return 0
-    pools = [recorded_pool(row, task) for row in recorded]
-    pools += _drawn(settings, questions, task) if questions else []
+    drawn, beams = _drawn(settings, questions, task) if questions else ([], [])
+    pools = [*(recorded_pool(row, task) for row in recorded), *drawn]
     comparison = compare(
         _scored(settings, pools),
         rule_of(settings, manifest),
+        others=manifest.decision_rules() if manifest else (),
+        further={"beam_search": [best_is_right(pool) for pool in beams]} if beams else None,
         abstain_below=settings.abstain_below,
         seed=settings.seed,
     )
@@ -56,6 +73,11 @@ def run(settings: Settings, as_json: bool) -> int:
     for sentence in missed:
         say(sentence)
     return TARGET_MISSED if missed else 0
+
+
+def answers_each(settings: Settings) -> int:
+    """Complete answers asked for a question at most; a search draws width x samples steps at a time."""
+    return settings.draws + (settings.width * settings.samples if settings.search == "beam" else 0)
 
 
 def with_task(settings: Settings, manifest: Manifest | None) -> Settings:
@@ -69,28 +91,44 @@ def rule_of(settings: Settings, manifest: Manifest | None) -> DecisionRule:
     """The rule the settings name, else the adapter's, else majority."""
     if manifest is None:
         return DecisionRule("majority" if settings.rule == "auto" else settings.rule)
-    name = manifest.rule if settings.rule == "auto" else settings.rule
-    return DecisionRule(name, manifest.temperature)  # type: ignore[arg-type]
+    return manifest.decision_rule(None if settings.rule == "auto" else settings.rule)
 
 
-def _drawn(settings: Settings, questions: Sequence[Question], task: Task) -> list[Pool]:
-    """Live answers: the same draws for every method, in the store before they are used."""
-    from trimtab.adapt import Drawer, DrawSettings
-
+def _drawn(settings: Settings, questions: Sequence[Question], task: Task) -> tuple[list[Pool], list[Pool]]:
+    """Live answers, in the store before they are used: complete ones and, searching, the final beams."""
     with closing(build.store_of(settings)) as store, bars() as bar:
         run_id, config = build.run_identity("evaluate", settings, data_hash(questions))
-        store.start_run(run_id, "evaluate", config)
-        how = DrawSettings(
-            draws=settings.draws,
-            sampling=build.sampling_of(settings),
-            concurrency=settings.concurrency,
-            seed=settings.seed,
-        )
+        build.take_up(store, run_id, "evaluate", config)
         llm = build.kept(build.chat(settings), store, run_id)
-        drawer = Drawer(llm, task, None, how, lambda done, total: bar("draw", done, total))
-        pools = drawer.draw(questions, adapted=False)
+        pools = _drawer(settings, llm, task, None, bar).draw(questions, adapted=False)
+        beams: list[Pool] = []
+        if settings.search == "beam" and settings.adapter is not None:
+            energy, _ = load_adapter(settings.adapter, bf16=settings.bf16)
+            beams = _drawer(settings, llm, task, energy, bar).draw(questions, adapted=True)
         store.finish_run(run_id)
-    return pools
+    return pools, beams
+
+
+def _drawer(settings: Settings, llm: LLM, task: Task, energy: EnergyModel | None, bar: Bars) -> Drawer:
+    from trimtab.adapt import Drawer, DrawSettings
+
+    how = DrawSettings(
+        draws=settings.draws,
+        search="single" if energy is None else "beam",
+        sampling=build.sampling_of(settings),
+        beam=build.beam_of(settings),
+        concurrency=settings.concurrency,
+        seed=settings.seed,
+    )
+    title = "draw" if energy is None else "search"
+    return Drawer(llm, task, energy, how, lambda done, total: bar(title, done, total))
+
+
+def best_is_right(pool: Pool) -> float:
+    """1 if the best beam is right, 0 if it is not or the question failed."""
+    if not pool.candidates:
+        return 0.0
+    return float(decide(pool.candidates, DecisionRule("argmax")).candidate.verdict is Verdict.RIGHT)
 
 
 def _scored(settings: Settings, pools: list[Pool]) -> list[Pool]:
@@ -98,16 +136,15 @@ def _scored(settings: Settings, pools: list[Pool]) -> list[Pool]:
         return pools
     build.limit_threads(settings)
     energy, manifest = load_adapter(settings.adapter, bf16=settings.bf16)
-    calibration = manifest.calibration
-    if calibration is None:
-        return scored(pools, energy)
-    return scored(pools, energy, lambda scores: calibration.apply(scores).tolist())
+    return scored(pools, energy, manifest.calibration.confidences if manifest.calibration else None)
 
 
 def _tell(settings: Settings, comparison: Comparison, manifest: Manifest | None, as_json: bool) -> None:
     if settings.out is not None:
         about = {"adapter": str(settings.adapter or "none"), "task": settings.task or "inferred"}
-        black_box = (manifest.black_box if manifest else None) or settings.model or "recorded answers"
+        if manifest is not None:
+            about["trained on"] = manifest.black_box or "recorded answers"
+        black_box = settings.model or "recorded answers"
         page = write_report(settings.out, ReportData("trimtab evaluate", comparison, black_box, about=about))
         say(f"report: {page}")
     if as_json:

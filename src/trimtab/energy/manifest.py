@@ -16,12 +16,22 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from trimtab.energy.calibrate import Calibration
 from trimtab.errors import AdapterError
+from trimtab.stopping import DecisionCalibration, DecisionRule, RuleName
 
 MANIFEST_NAME = "trimtab.json"
 WEIGHTS_NAME = "model.safetensors"
 CARD_NAME = "README.md"
 _CHUNK = 1 << 20
 _HUB_NAMES = {"offline": "sentence-transformers/all-MiniLM-L6-v2"}
+
+
+class RuleSettings(BaseModel):
+    """What was chosen for one decision rule on held-out questions."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    temperature: float = Field(default=1.0, gt=0)
+    calibration: DecisionCalibration | None = None  # of its decisions
 
 
 class Manifest(BaseModel):
@@ -31,9 +41,9 @@ class Manifest(BaseModel):
 
     format: Literal[1] = 1
     task: str
-    rule: str = "weighted_vote"  # the decision rule chosen for it
-    temperature: float = 1.0  # of the rule's weights
-    calibration: Calibration | None = None
+    rule: RuleName = "weighted_vote"  # the decision rule chosen for it
+    rules: dict[RuleName, RuleSettings] = Field(default_factory=dict)  # for each rule, its own
+    calibration: Calibration | None = None  # of single answers: score -> P(correct)
     black_box: str | None = None  # the model whose answers it was trained on
     backbone: str
     head: Literal["scalar", "mlm"] = "scalar"
@@ -52,6 +62,19 @@ class Manifest(BaseModel):
     def weights_sha256(self) -> str | None:
         """The hash that names these weights; None before they are saved."""
         return self.files.get(WEIGHTS_NAME)
+
+    def decision_rule(self, name: RuleName | None = None) -> DecisionRule:
+        """The rule of that name, or the adapter's own, with the temperature and calibration chosen for it.
+
+        A rule for which nothing was chosen is plain: temperature 1, not calibrated.
+        """
+        name = name or self.rule
+        chosen = self.rules.get(name, RuleSettings())
+        return DecisionRule(name, chosen.temperature, chosen.calibration)
+
+    def decision_rules(self) -> tuple[DecisionRule, ...]:
+        """Every rule for which something was chosen, as `compare` takes them."""
+        return tuple(self.decision_rule(name) for name in self.rules)
 
 
 def sha256_file(path: Path) -> str:
@@ -121,7 +144,7 @@ def model_card(manifest: Manifest) -> str:
         "black box it was trained on": manifest.black_box or "recorded answers",
         "backbone": manifest.backbone,
         "loss": manifest.loss,
-        "decision rule": f"{manifest.rule} (temperature {manifest.temperature:g})",
+        "decision rule": f"{manifest.rule} (temperature {manifest.decision_rule().temperature:g})",
         "reads at most": f"{manifest.max_length} tokens of question and answer",
         "seed": str(manifest.seed),
         "data hash": manifest.data_hash or "not recorded",

@@ -17,7 +17,6 @@ import numpy as np
 from trimtab.errors import InputError
 from trimtab.evaluate.comparison import (
     BEST_OF_N,
-    IMPORTANCE_VOTE,
     MAJORITY,
     ORACLE,
     SINGLE,
@@ -38,7 +37,8 @@ from trimtab.evaluate.intervals import (
     paired_difference,
 )
 from trimtab.evaluate.measures import calibration_of, scores_of
-from trimtab.stopping import DecisionRule, decide
+from trimtab.pools import share_right
+from trimtab.stopping import DecisionRule, RuleName, decide
 from trimtab.types import AnswerStatus, Candidate, Pool, Usage, Verdict
 
 SUBSETS = 16  # seeded subsets a question and number of draws; all of them where there are no more
@@ -71,6 +71,7 @@ def compare(
     pools: Sequence[Pool],
     rule: DecisionRule,
     *,
+    others: Sequence[DecisionRule] = (),
     budgets: Sequence[int] | None = None,
     further: Mapping[str, Sequence[float]] | None = None,
     abstain_below: float = 0.0,
@@ -85,7 +86,10 @@ def compare(
 
     Args:
         pools: the questions with their judged candidates, in the order drawn.
-        rule: what decides; its temperature is the weighted vote's too (not the importance vote's).
+        rule: what decides.
+        others: how `majority`, `best_of_n` (argmax) and `weighted_vote` decide where `rule` is another one,
+            each with the temperature chosen for it (`Manifest.decision_rules`). One that is not among them is
+            plain, the weighted vote at temperature 1; those of other names are not compared.
         budgets: numbers of draws for the accuracy curves; by default 1, 2, 4, … and the most drawn. A
             question with fewer draws uses those it has. Empty for no curves.
         further: methods that drew for themselves (`beam_search`), one outcome in [0, 1] a question, in order.
@@ -98,7 +102,7 @@ def compare(
         ValueError: some candidates are scored and some are not, or `further` is not of the same questions.
     """
     _refuse_unusable(pools, further or {})
-    rules = _rules(pools, rule)
+    rules = _rules(pools, rule, others)
     decided_by = _METHOD_OF_RULE.get(rule.name, rule.name)
     endings = {name: [_ending(pool.candidates, each) for pool in pools] for name, each in rules.items()}
     decided = [_or_abstained(ending, abstain_below) for ending in endings[decided_by]]
@@ -145,7 +149,9 @@ def _is_judged(pool: Pool) -> bool:
     return any(candidate.verdict is not Verdict.UNJUDGED for candidate in pool.candidates)
 
 
-def _rules(pools: Sequence[Pool], rule: DecisionRule) -> dict[str, DecisionRule]:
+def _rules(
+    pools: Sequence[Pool], rule: DecisionRule, others: Sequence[DecisionRule]
+) -> dict[str, DecisionRule]:
     """The rules that can be compared on these candidates, by method; `rule` itself among them."""
     scored = {candidate.score is not None for pool in pools for candidate in pool.candidates}
     if len(scored) > 1:
@@ -154,16 +160,12 @@ def _rules(pools: Sequence[Pool], rule: DecisionRule) -> dict[str, DecisionRule]
         raise InputError(
             f"the rule '{rule.name}' needs scored answers; name an adapter, or use the rule majority"
         )
-    found = {MAJORITY: DecisionRule("majority", rule.temperature)}
-    if False not in scored:
-        found[BEST_OF_N] = DecisionRule("argmax", rule.temperature)
-        found[WEIGHTED_VOTE] = DecisionRule("weighted_vote", _vote_temperature(rule))
-    return {**found, _METHOD_OF_RULE.get(rule.name, rule.name): rule}
-
-
-def _vote_temperature(rule: DecisionRule) -> float:
-    """The rule's own; but an importance vote's is of scores and says nothing of a vote by confidence."""
-    return 1.0 if rule.name == IMPORTANCE_VOTE else rule.temperature
+    compared: tuple[RuleName, ...] = (
+        ("majority",) if False in scored else ("majority", "argmax", "weighted_vote")
+    )
+    known = {each.name: each for each in (*others, rule)}
+    names = dict.fromkeys((*compared, rule.name))
+    return {_METHOD_OF_RULE.get(name, name): known.get(name, DecisionRule(name)) for name in names}
 
 
 def _ending(candidates: Sequence[Candidate], rule: DecisionRule) -> _Ending:
@@ -185,17 +187,12 @@ def _outcomes(
 ) -> dict[str, Array]:
     """One outcome a question by method, in the order in which methods are shown."""
     found = {
-        SINGLE: [_share_right(pool) for pool in pools],
+        SINGLE: [share_right(pool) for pool in pools],
         **{name: [float(ending.is_right) for ending in ends] for name, ends in endings.items()},
         **further,
-        ORACLE: [float(_share_right(pool) > 0) for pool in pools],
+        ORACLE: [float(share_right(pool) > 0) for pool in pools],
     }
     return {name: np.asarray(values, dtype=np.float64) for name, values in found.items()}
-
-
-def _share_right(pool: Pool) -> float:
-    right = sum(candidate.verdict is Verdict.RIGHT for candidate in pool.candidates)
-    return right / len(pool.candidates) if pool.candidates else 0.0
 
 
 # --------------------------------------------------------------------------- adding up

@@ -9,6 +9,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from trimtab.llm.filled import Filled
 from trimtab.llm.kept import Kept
 from trimtab.llm.recorded import RecordedLLM
 from trimtab.llm.scripted import ScriptedLLM
@@ -16,7 +17,7 @@ from trimtab.llm.scripted import ScriptedLLM
 if TYPE_CHECKING:
     from trimtab.llm.chat import ChatLLM
 
-__all__ = ["ChatLLM", "Kept", "RecordedLLM", "ScriptedLLM"]
+__all__ = ["ChatLLM", "Filled", "Kept", "RecordedLLM", "ScriptedLLM"]
 
 
 def __getattr__(name: str) -> Any:

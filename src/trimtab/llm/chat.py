@@ -1,7 +1,8 @@
 """`ChatLLM`: any OpenAI-compatible endpoint, through the official SDK.
 
 Errors of the SDK are turned into ours here, and secrets are taken out of them. Retries live in `retry`,
-the keeping of paid responses in `kept`. The key is handed in by the caller, who may read the environment.
+the keeping of paid responses in `kept`, asking again for what is missing of n in `filled`. The key is
+handed in by the caller, who may read the environment.
 """
 
 from __future__ import annotations
@@ -9,12 +10,11 @@ from __future__ import annotations
 import asyncio
 import base64
 import email.utils
-import hashlib
 import json
 import re
 import time
 from collections.abc import AsyncGenerator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 from urllib.parse import parse_qsl, unquote, urlsplit, urlunsplit
 
@@ -98,52 +98,25 @@ class ChatLLM:
         return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
     async def complete(self, prompt: Prompt, sampling: Sampling) -> Completions:
-        """`sampling.n` completions of the prompt, asked for in one request.
+        """Up to `sampling.n` completions of the prompt, asked for in one request.
 
-        Where the endpoint gives fewer than asked, the rest is asked for in requests of the size it gave,
-        all at once. `usage.calls` counts the requests that were answered with completions.
+        An endpoint may give fewer than asked for, and many give one whatever is asked; `Filled` asks again.
+        `usage.calls` is 1.
 
         Raises:
             EndpointError: unreachable, timed out or failing, after all attempts.
             RefusedError: it understood and said no (key, model name, parameter, quota).
         """
-        first = await self._request(prompt, sampling)
-        missing = sampling.n - len(first.completions)
-        if missing <= 0:
-            return first
-        return await self._filled(first, prompt, sampling, missing)
+        line = await self._line()
+        return await retried(
+            lambda: self._attempt(line, prompt, sampling), attempts=self._attempts, backoff_s=self._backoff_s
+        )
 
     async def close(self) -> None:
         """Close this event loop's connections; a later call opens new ones."""
         opener = self._openers.get(asyncio.get_running_loop())
         if opener is not None:
             await opener.aclose()
-
-    async def _filled(
-        self, first: Completions, prompt: Prompt, sampling: Sampling, missing: int
-    ) -> Completions:
-        size = len(first.completions)
-        rest = await asyncio.gather(
-            *(
-                self.complete(
-                    prompt, replace(sampling, n=min(size, missing - at), seed=_seed(sampling, size + at))
-                )
-                for at in range(0, missing, size)
-            ),
-            return_exceptions=True,  # all of them end before one is reported: none runs on behind an error
-        )
-        whole = first
-        for part in rest:
-            if isinstance(part, BaseException):
-                raise part
-            whole = _joined(whole, part)
-        return whole
-
-    async def _request(self, prompt: Prompt, sampling: Sampling) -> Completions:
-        line = await self._line()
-        return await retried(
-            lambda: self._attempt(line, prompt, sampling), attempts=self._attempts, backoff_s=self._backoff_s
-        )
 
     async def _attempt(self, line: _Line, prompt: Prompt, sampling: Sampling) -> Completions:
         async with line.free:
@@ -290,19 +263,6 @@ def _usage(usage: Any) -> Usage:
     return Usage(
         getattr(usage, "prompt_tokens", 0) or 0, getattr(usage, "completion_tokens", 0) or 0, calls=1
     )
-
-
-def _joined(first: Completions, second: Completions) -> Completions:
-    return replace(
-        first, completions=first.completions + second.completions, usage=first.usage + second.usage
-    )
-
-
-def _seed(sampling: Sampling, at: int) -> int | None:
-    """Another seed for the draws from number `at` on: with the same one, a server may repeat itself."""
-    if sampling.seed is None:
-        return None
-    return int.from_bytes(hashlib.sha256(f"{sampling.seed}:{at}".encode()).digest()[:4], "big") >> 1
 
 
 def _words(error: openai.APIStatusError) -> str:

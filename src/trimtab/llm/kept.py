@@ -15,8 +15,10 @@ class Kept:
 
     The same request (model, messages and sampling, seed and n among it) asked again is answered from the
     store; asked again while the first is on its way, it waits for that one. Each of these replays reports
-    zero usage, so that sums over a run count each payment once, while the store holds the original's. A
-    call whose caller went away is still finished and kept: it is paid for.
+    zero usage, so that sums over a run count each payment once, while the store holds the original's.
+
+    A call on its way is paid for: a caller who is cancelled goes away only once it has ended and is kept.
+    Cancelled once more, the caller goes at once, and what ends the event loop ends the call.
 
     Args:
         llm: the model to ask.
@@ -43,8 +45,8 @@ class Kept:
             return replayed(kept)
         task = self._on_its_way.get(key)
         if task is not None and task.get_loop() is asyncio.get_running_loop():
-            return replayed(await asyncio.shield(task))
-        return await asyncio.shield(self._started(key, prompt, sampling))
+            return replayed(await _ended(task))
+        return await _ended(self._started(key, prompt, sampling))
 
     def _started(self, key: str, prompt: Prompt, sampling: Sampling) -> asyncio.Task[Completions]:
         task = asyncio.create_task(self._paid(key, prompt, sampling))
@@ -62,6 +64,15 @@ class Kept:
             del self._on_its_way[key]
         if not task.cancelled():
             task.exception()  # seen: whoever waits has it too, and a caller that went away needs no warning
+
+
+async def _ended(task: asyncio.Task[Completions]) -> Completions:
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        # The loop may end with its cancelled callers, and would take a call with it that still runs.
+        await asyncio.wait([task])
+        raise
 
 
 def request_key(model: str, prompt: Prompt, sampling: Sampling, scope: str = "") -> str:

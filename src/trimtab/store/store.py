@@ -20,6 +20,7 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from trimtab.data import Feedback, FeedbackKind, question_hash
 from trimtab.errors import InputError, RunError
+from trimtab.redaction import without_url_secrets
 from trimtab.store import tables
 from trimtab.store.database import MEMORY, open_database, shown
 from trimtab.types import Candidate, Completion, Completions, Judgement, ResponseStore, Usage, Verdict
@@ -27,7 +28,7 @@ from trimtab.types import Candidate, Completion, Completions, Judgement, Respons
 RUNNING, FINISHED = "running", "finished"
 BLANK = "***"
 _SECRET_KEY = re.compile(r"(^|[_-])(api[_-]?key|authorization|password|secret|token)$", re.IGNORECASE)
-_URL_LOGIN = re.compile(r"://[^/@\s]+@")
+_URL = re.compile(r"\S*://\S*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,9 +166,10 @@ class Store:
         """What the run itself has paid; responses that an earlier run had paid for are not in it."""
         paid = tables.responses.c
         sums = [func.sum(column) for column in (paid.input_tokens, paid.output_tokens, paid.calls, paid.usd)]
+        unpriced = func.count().filter(paid.usd.is_(None) & (paid.calls > 0))
         with self._read() as connection:
-            row = connection.execute(select(*sums).where(paid.run_id == run_id)).one()
-        return Usage(int(row[0] or 0), int(row[1] or 0), int(row[2] or 0), row[3])
+            row = connection.execute(select(*sums, unpriced).where(paid.run_id == run_id)).one()
+        return Usage(int(row[0] or 0), int(row[1] or 0), int(row[2] or 0), None if row[4] else row[3])
 
     # ------------------------------------------------------------------ rounds
 
@@ -239,9 +241,13 @@ class Store:
     # ------------------------------------------------------------------ what people said
 
     def add_feedback(self, rows: Sequence[Feedback]) -> int:
-        """How many of the rows were new; those whose key is there already are left as they are."""
+        """How many of the rows were new; what was said before is said once.
+
+        Raises:
+            InputError: an id of the same source, question and kind stands with other words; none is added.
+        """
         with self._write() as connection:
-            return sum(_insert_new(connection, tables.feedback, "id", _feedback_row(row)) for row in rows)
+            return sum(_added(connection, said) for said in rows)
 
     def feedback_for(self, question_text: str) -> tuple[Feedback, ...]:
         """What was said about a question, in the order it came."""
@@ -317,6 +323,19 @@ def _insert_new(connection: Connection, table: Table, key: str, row: Mapping[str
         raise
 
 
+def _added(connection: Connection, said: Feedback) -> bool:
+    if _insert_new(connection, tables.feedback, "id", _feedback_row(said)):
+        return True
+    table = tables.feedback
+    there = _as_feedback(connection.execute(select(table).where(table.c.id == said.key)).one())
+    if (there.text, there.value) != (said.text, said.value):
+        raise InputError(
+            f"feedback {said.id!r} of {said.source!r} is there already with other words; "
+            "give it another id, or another 'source' where another person said it"
+        )
+    return False
+
+
 def _run(connection: Connection, run_id: str) -> Run | None:
     row = connection.execute(select(tables.runs).where(tables.runs.c.id == run_id)).first()
     return None if row is None else _as_run(row)
@@ -337,7 +356,7 @@ def _refuse_another(known: Run, run: Run) -> None:
 
 
 def _without_secrets(value: Any) -> Any:
-    """The value as JSON gives it back, with secrets and the logins of URLs blanked out."""
+    """The value as JSON gives it back, with secrets blanked out, logins and queries of URLs among them."""
     match value:
         case Mapping():
             return {
@@ -345,7 +364,7 @@ def _without_secrets(value: Any) -> Any:
                 for key, inner in value.items()
             }
         case str():
-            return _URL_LOGIN.sub(f"://{BLANK}@", value)
+            return _URL.sub(lambda found: without_url_secrets(found[0]), value)
         case list() | tuple():
             return [_without_secrets(inner) for inner in value]
         case Path():

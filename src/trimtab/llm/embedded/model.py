@@ -8,6 +8,7 @@ the forward pass of a whole prompt and of one further token for many rows. Not h
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +23,12 @@ Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 
 PACKAGED = Path(__file__).parent / "blackbox.safetensors"
+
+MODELS: Mapping[str, Path] = {
+    "trimtab-blackbox": PACKAGED,
+    # an earlier checkpoint of the same training: the other black box that an adapter can be carried over to
+    "trimtab-blackbox-early": PACKAGED.with_name("blackbox-early.safetensors"),
+}
 _ROTARY_BASE = 1000.0  # texts are shorter than a hundred tokens
 _EPSILON = 1e-6
 _NEVER = np.float32(-1e9)

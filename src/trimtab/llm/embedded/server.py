@@ -27,13 +27,7 @@ from starlette.exceptions import HTTPException
 
 from trimtab.errors import ConfigError
 from trimtab.llm.embedded import decoding
-from trimtab.llm.embedded.model import PACKAGED, Model
-
-MODELS: Mapping[str, Path] = {
-    "trimtab-blackbox": PACKAGED,
-    # an earlier checkpoint of the same training: the other black box that an adapter can be carried over to
-    "trimtab-blackbox-early": PACKAGED.with_name("blackbox-early.safetensors"),
-}
+from trimtab.llm.embedded.model import MODELS, Model
 
 _DEFAULT_TOKENS = 128  # longer than any chain of its world
 _REFUSED = {"logprobs": "logprobs are not available", "stream": "streaming is not available"}
