@@ -256,7 +256,7 @@ def test_prefixes_of_earlier_rounds_are_fitted_again_by_the_share_of_replay(
     ]
     assert remembered[0].items() <= outcomes_seen(forgotten[0]).items()
     assert set(remembered[0]) <= set(remembered[1]) <= set(remembered[2])
-    assert max(remembered[2].values()) > 4
+    assert sum(remembered[2].values()) > 2 * sum(remembered[0].values())
 
 
 def test_a_question_all_right_in_one_round_and_all_wrong_in_the_next_is_learnt_from(tmp_path, tiny_backbone):

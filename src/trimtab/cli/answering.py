@@ -53,8 +53,8 @@ def run(settings: Settings, as_json: bool) -> int:
     if settings.out is not None or not as_json:
         _write(settings.out, answers)
     if as_json:
-        rows = [] if settings.out is not None else [asdict(answer) for answer in answers]
-        print_json({**summary, **({"answers": rows} if rows else {"out": str(settings.out)})})
+        rows = {} if settings.out is not None else {"answers": [asdict(answer) for answer in answers]}
+        print_json({**summary, **rows})
     say(", ".join(f"{name} {count}" for name, count in summary.items()))
     return 0
 
