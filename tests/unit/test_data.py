@@ -271,6 +271,26 @@ def test_chat_logs_of_one_question_must_agree_on_its_answer(tmp_path: Path) -> N
     assert problems(excinfo) == [(2, "answer")]
 
 
+def test_recorded_answers_that_are_all_labelled_need_no_reference(tmp_path: Path) -> None:
+    right, wrong = {"text": "1", "correct": True}, {"text": "2", "correct": False}
+    path = write(
+        tmp_path,
+        {"id": "a", "question": "q", "samples": [right, wrong]},
+        chat("r", "1", correct=False),
+        chat("r", "2", correct=True),
+    )
+    assert len(load_recorded(path)) == 2
+    path = write(
+        tmp_path,
+        {"id": "a", "question": "q", "samples": [right, {"text": "3"}]},
+        chat("r", "1", correct=False),
+        chat("r", "2"),
+    )
+    with pytest.raises(DataError, match="'correct' on every sample") as excinfo:
+        load_recorded(path)
+    assert problems(excinfo) == [(1, "answer"), (2, "answer")]
+
+
 def test_a_recorded_row_without_samples_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError) as excinfo:
         load_recorded(write(tmp_path, {"id": "a", "question": "q", "answer": "1"}))

@@ -22,7 +22,7 @@ from trimtab.llm import ChatLLM, Filled, Kept
 from trimtab.llm.chat import _retry_after_s
 from trimtab.llm.retry import LONGEST_ASKED_S, LONGEST_BACKOFF_S, wait_s
 from trimtab.store import Store
-from trimtab.types import Message, Prompt, Sampling, Usage
+from trimtab.types import LLM, Message, Prompt, Sampling, Usage
 
 KEY = "sk-very-secret-key-0123456789"
 PROMPT = Prompt((Message("system", "Be brief."), Message("user", "How many?")), question_id="q-7")
@@ -150,7 +150,7 @@ def chat(server: Server, **options: Any) -> ChatLLM:
     return ChatLLM("m", **{"base_url": server.url, "api_key": KEY, "backoff_s": 0.001, **options})
 
 
-def ask(llm: ChatLLM, sampling: Sampling | None = None) -> Any:
+def ask(llm: LLM, sampling: Sampling | None = None) -> Any:
     return asyncio.run(llm.complete(PROMPT, sampling or Sampling()))
 
 
@@ -237,6 +237,14 @@ def test_no_more_than_asked_for_is_taken(serve):
     assert len(reply.completions) == 2
 
 
+def test_a_server_that_gives_fewer_than_asked_for_is_asked_once(serve):
+    server = serve(said("a", "b", tokens=(10, 2)))
+    reply = ask(chat(server), Sampling(n=5))
+    assert [completion.text for completion in reply.completions] == ["a", "b"]
+    assert reply.usage == Usage(10, 2, calls=1)
+    assert len(server.bodies) == 1
+
+
 def test_a_server_that_ignores_n_is_asked_again_for_the_rest(serve):
     server = serve(said("a", tokens=(10, 2)))
     reply = ask(Filled(chat(server)), Sampling(n=5, seed=1))
@@ -259,6 +267,25 @@ def test_requests_for_the_rest_carry_seeds_of_their_own_and_the_same_ones_every_
     seeds = [body["seed"] for body in server.bodies]
     assert len(set(seeds[:4])) == 4
     assert sorted(seeds[:4]) == sorted(seeds[4:])
+
+
+def test_no_part_of_a_request_without_a_seed_is_sent_one(serve):
+    server = serve(said("a"))
+    ask(Filled(chat(server)), Sampling(n=3))
+    assert set().union(*server.bodies) == {"model", "messages", "n", "temperature", "max_tokens"}
+
+
+@pytest.mark.parametrize("seed", [None, 1])
+def test_where_half_of_the_parts_failed_the_next_run_asks_for_those_alone(serve, seed):
+    server = serve(*[said("a")] * 4, *[failed(400)] * 4, said("b"))
+    sampling = Sampling(n=8, seed=seed)
+    with Store.in_memory() as store:
+        with pytest.raises(RefusedError):
+            ask(Filled(Kept(chat(server), store)), sampling)
+        reply = ask(Filled(Kept(chat(server), store)), sampling)
+    assert sorted(completion.text for completion in reply.completions) == ["a"] * 4 + ["b"] * 4
+    assert reply.usage == Usage(40, 20, calls=4)
+    assert len(server.bodies) == 12
 
 
 # ------------------------------------------------------------------------------------ trying again

@@ -9,11 +9,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trimtab.errors import EndpointError, NoRecordError
-from trimtab.llm import Kept, RecordedLLM, ScriptedLLM
+from trimtab.errors import EndpointError, NoRecordError, RefusedError
+from trimtab.llm import Filled, Kept, RecordedLLM, ScriptedLLM
 from trimtab.llm.kept import request_key
 from trimtab.llm.stops import before_stop
-from trimtab.types import LLM, Completions, Message, Prompt, Question, Recorded, Sample, Sampling, Usage
+from trimtab.types import (
+    LLM,
+    Completion,
+    Completions,
+    Message,
+    Prompt,
+    Question,
+    Recorded,
+    Sample,
+    Sampling,
+    Usage,
+)
 
 
 def prompt(text: str = "How many?", question_id: str | None = "q") -> Prompt:
@@ -238,6 +249,129 @@ def test_a_call_whose_caller_went_away_is_still_kept():
 
     assert texts(asyncio.run(abandoned())) == ["once"]
     assert store.times_kept == 1
+
+
+def test_every_call_that_was_started_is_kept_though_its_run_was_cancelled():
+    store = MemoryStore()
+    kept = Kept(Refusing(Slow(ScriptedLLM(lambda asked, draw: "paid"))), store)
+
+    async def run() -> None:
+        async with asyncio.TaskGroup() as group:
+            for seed in range(10):
+                group.create_task(kept.complete(prompt(), Sampling(seed=seed)))
+
+    with pytest.raises(ExceptionGroup) as caught:
+        asyncio.run(run())
+    assert {type(error) for error in caught.value.exceptions} == {RefusedError}
+    assert len(store.rows) == 9
+
+
+def test_a_cancelled_caller_who_waits_for_anothers_call_leaves_when_it_is_kept():
+    store = MemoryStore()
+    kept = Kept(Slow(ScriptedLLM(["paid"])), store)
+
+    async def run() -> int:
+        starter, waiter = (asyncio.create_task(kept.complete(prompt(), Sampling())) for _ in range(2))
+        await asyncio.sleep(0)
+        waiter.cancel()
+        await asyncio.wait([waiter])
+        kept_by_then = store.times_kept
+        await starter
+        return kept_by_then
+
+    assert asyncio.run(run()) == 1
+
+
+def test_a_caller_cancelled_twice_goes_at_once():
+    never = asyncio.Event()
+    kept = Kept(Waiting(never), MemoryStore())
+
+    async def run() -> bool:
+        caller = asyncio.create_task(kept.complete(prompt(), Sampling()))
+        for _ in range(2):
+            await asyncio.sleep(0.001)
+            caller.cancel()
+        await asyncio.wait([caller], timeout=1)
+        return caller.cancelled()
+
+    assert asyncio.run(run())
+
+
+# ------------------------------------------------------------------------------------ filled
+
+
+@given(st.integers(1, 40), st.integers(1, 7), st.integers(1, 7), st.none() | st.integers(0, 9))
+def test_every_draw_asked_for_comes_once_whatever_is_given_at_once(n, given_at_once, max_n, seed):
+    llm, store = Stingy(given_at_once), MemoryStore()
+    first = ask(Filled(Kept(llm, store), max_n=max_n), sampling=Sampling(n=n, seed=seed))
+    again = ask(Filled(Kept(llm, store), max_n=max_n), sampling=Sampling(n=n, seed=seed))
+    assert sorted(texts(first), key=int) == [str(at) for at in range(n)]
+    assert max(llm.asked) <= max_n
+    assert first.usage == Usage(llm.calls, n, calls=llm.calls)
+    assert (again.completions, again.usage) == (first.completions, Usage())
+
+
+def test_a_request_that_is_answered_whole_goes_down_as_it_is():
+    store = MemoryStore()
+    sampling = Sampling(n=3, seed=4)
+    ask(Filled(Kept(ScriptedLLM(lambda asked, draw: "yes"), store)), sampling=sampling)
+    assert list(store.rows) == [request_key("scripted", prompt(), sampling)]
+
+
+def test_more_than_128_are_asked_for_in_parts():
+    llm = Stingy(1000)
+    assert len(texts(ask(Filled(llm), sampling=Sampling(n=300)))) == 300
+    assert sorted(llm.asked) == [44, 128, 128]
+
+
+def test_a_model_that_gives_nothing_is_an_endpoints_failure():
+    with pytest.raises(EndpointError, match="without a completion"):
+        ask(Filled(Stingy(0)), sampling=Sampling(n=2))
+
+
+class Stingy:
+    """Numbers all its completions, and gives no more than so many at once."""
+
+    name = "stingy"
+
+    def __init__(self, at_once: int) -> None:
+        self.at_once = at_once
+        self.given = self.calls = 0
+        self.asked: list[int] = []
+
+    async def complete(self, asked: Prompt, sampling: Sampling) -> Completions:
+        self.asked.append(sampling.n)
+        self.calls += 1
+        numbers = range(self.given, self.given + min(self.at_once, sampling.n))
+        self.given += len(numbers)
+        usage = Usage(1, len(numbers), calls=1)
+        return Completions(tuple(Completion(str(number)) for number in numbers), usage, self.name)
+
+
+class Refusing:
+    """Refuses the request with seed 0."""
+
+    def __init__(self, llm: LLM) -> None:
+        self.llm = llm
+        self.name = llm.name
+
+    async def complete(self, asked: Prompt, sampling: Sampling) -> Completions:
+        if sampling.seed == 0:
+            raise RefusedError("no", status=400)
+        return await self.llm.complete(asked, sampling)
+
+
+class Waiting:
+    """Answers when the event comes."""
+
+    name = "waiting"
+
+    def __init__(self, event: asyncio.Event) -> None:
+        self.event = event
+
+    async def complete(self, asked: Prompt, sampling: Sampling) -> Completions:
+        await self.event.wait()
+        return Completions((Completion("late"),), Usage(calls=1), self.name)
 
 
 class Slow:

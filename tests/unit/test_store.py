@@ -173,7 +173,10 @@ def test_a_run_that_never_started_cannot_finish(store: Store) -> None:
 
 def test_no_secret_of_a_configuration_reaches_the_file(path: Path) -> None:
     config = {
-        "base_url": "https://ann:sesame-1@host/v1?key=sesame-4",
+        "base_url": "https://ann:sesame-1@host:8/v1?api_key=sesame-4#sesame-5",
+        "boxes": [
+            "see https://host/v1 or postgresql://:sesame-6@/base?password=sesame-7, not http://[sesame-8"
+        ],
         "api_key": "sesame-2",
         "headers": [{"Authorization": "Bearer sesame-3"}],
         "api_key_env": "MY_KEY",
@@ -182,7 +185,8 @@ def test_no_secret_of_a_configuration_reaches_the_file(path: Path) -> None:
     with Store.open(path) as store:
         kept = store.start_run("r", "adapt", config).config
         assert store.start_run("r", "adapt", config).config == kept
-    assert kept["base_url"] == "https://host/v1"
+    assert kept["base_url"] == "https://host:8/v1"
+    assert kept["boxes"] == ["see https://host/v1 or postgresql:///base not http://***"]
     assert (kept["api_key_env"], kept["max_tokens"]) == ("MY_KEY", 5)
     assert not [file for file in path.parent.iterdir() if b"sesame" in file.read_bytes()]
 
@@ -263,6 +267,17 @@ def test_feedback_is_added_once_and_found_by_its_question_in_order_of_arrival(
         expected = [row for row in first.values() if row.question.strip() == question]
         assert list(store.feedback_for(f"\n{question}")) == expected
     assert store.feedback_for(f"three? {mark}") == ()
+
+
+def test_ids_that_two_files_share_lose_no_row(store: Store) -> None:
+    mark = fresh("file")
+    files = [
+        [Feedback(f"{name} {mark} {at}", FeedbackKind.CORRECTION, "so", id=str(at)) for at in range(2)]
+        for name in ("first", "second")
+    ]
+    assert [store.add_feedback(rows) for rows in files] == [2, 2]
+    for row in (*files[0], *files[1]):
+        assert store.feedback_for(row.question) == (row,)
 
 
 def test_an_id_that_comes_again_with_other_words_is_refused_and_nothing_is_added(store: Store) -> None:

@@ -54,6 +54,8 @@ class Filled:
             LLMError: what the model inside raised for the first part that failed; all parts have ended by
                 then, and a store beneath holds those that were answered.
         """
+        if sampling.n <= self._max_n:
+            return await self._part(prompt, sampling, 0, sampling.n)
         return await self._draws(prompt, sampling, 0, sampling.n, self._max_n)
 
     async def _draws(self, prompt: Prompt, asked: Sampling, start: int, n: int, size: int) -> Completions:
