@@ -12,7 +12,7 @@ demo: $(READY)
 test: unit slow
 
 unit: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow and not gpu" tests
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m "not slow and not gpu" tests
 
 slow: $(READY) system
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m "slow" tests

@@ -37,7 +37,7 @@ to stderr.
 | 1 | the run failed: the endpoint cannot be reached, nothing to learn from, a disk is full |
 | 2 | bad input or configuration: a row, a flag, a key, an adapter folder, an extra that is not installed |
 | 3 | a target stated with `--require` was missed |
-| 4 | the budget is spent (kept for spending limits; no command ends with it yet) |
+| 4 | a limit on dollars, tokens, calls or time is reached; what was paid for is kept and reported |
 | 130 | stopped with Ctrl-C; the same command goes on from there |
 """
 
@@ -53,6 +53,24 @@ EXAMPLES: Mapping[str, Any] = {
     "lr": 1e-4,
     "threads": 1,
     "judge_model": "gpt-4o",
+    "api_version": "2024-10-21",
+    "headers": "X-Team: nlp, X-Token: $TEAM_TOKEN",
+    "capabilities": "temperature=no, n=yes",
+    "call_deadline_s": 300.0,
+    "question_deadline_s": 600.0,
+    "requests_per_minute": 500.0,
+    "tokens_per_minute": 200000.0,
+    "max_usd": 5.0,
+    "max_total_tokens": 10000000,
+    "max_calls": 20000,
+    "max_wall_s": 3600.0,
+    "key_max_usd": 50.0,
+    "key_max_tokens": 100000000,
+    "key_max_calls": 200000,
+    "usd_per_million_in": 0.15,
+    "usd_per_million_out": 0.6,
+    "log": "calls.jsonl",
+    "trace": "otlp",
     "require": "weighted_vote>=0.8, weighted_vote_minus_majority.low>0",
     "out": "adapters/mine",
 }

@@ -33,8 +33,12 @@ if TYPE_CHECKING:
     from trimtab.judge import Combined as Combined
     from trimtab.judge import GroundTruth as GroundTruth
     from trimtab.judge import Human as Human
+    from trimtab.llm import Budget as Budget
+    from trimtab.llm import Cached as Cached
     from trimtab.llm import ChatLLM as ChatLLM
-    from trimtab.llm import Kept as Kept
+    from trimtab.llm import Filled as Filled
+    from trimtab.llm import Limits as Limits
+    from trimtab.llm import Prices as Prices
     from trimtab.llm import RecordedLLM as RecordedLLM
     from trimtab.llm import ScriptedLLM as ScriptedLLM
     from trimtab.stopping import DecisionRule as DecisionRule
@@ -56,7 +60,11 @@ _PLACES = {
     "GroundTruth": "judge",
     "Human": "judge",
     "Job": "adapt",
-    "Kept": "llm",
+    "Budget": "llm",
+    "Cached": "llm",
+    "Filled": "llm",
+    "Limits": "llm",
+    "Prices": "llm",
     "Pool": "types",
     "Question": "types",
     "RecordedLLM": "llm",

@@ -15,7 +15,8 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, TypeVar
 
-from trimtab.errors import LLMError, RefusedError
+from trimtab.errors import EndpointError, LLMError, RefusedError
+from trimtab.llm.patience import patience
 from trimtab.pools import Calibrate
 from trimtab.search import (
     Search,
@@ -73,10 +74,17 @@ async def draw_answers(
     Raises:
         LLMError: the black box failed.
     """
-    asked = replace(sampling, n=sampling.n if n is None else n, seed=_seed(sampling.seed, question.id))
-    reply = await llm.complete(task.prompt(question), asked)
+    reply = await llm.complete(*draw_request(question, task, sampling, n))
     candidates = [_candidate(question, completion.text, task) for completion in reply.completions]
     return Pool(question, tuple(candidates), reply.usage)
+
+
+def draw_request(
+    question: Question, task: Task, sampling: Sampling, n: int | None = None
+) -> tuple[Prompt, Sampling]:
+    """What `draw_answers` asks the black box."""
+    asked = replace(sampling, n=sampling.n if n is None else n, seed=_seed(sampling.seed, question.id))
+    return task.prompt(question), asked
 
 
 def _candidate(question: Question, text: str, task: Task, score: float | None = None) -> Candidate:
@@ -244,6 +252,7 @@ async def answer_question(
     scorer: Scorer | None = None,
     calibrate: Calibrate | None = None,
     abstain_below: float = 0.0,
+    deadline_s: float | None = None,
 ) -> Answer:
     """One question's answer, whatever happens to the black box on the way.
 
@@ -256,6 +265,7 @@ async def answer_question(
         scorer: g; a search needs one, and so does every rule but majority.
         calibrate: scores to P(correct).
         abstain_below: abstain when the decision's confidence is below this.
+        deadline_s: the longest time for its draws (see `within`).
 
     Raises:
         ValueError: a search without a scorer.
@@ -263,7 +273,7 @@ async def answer_question(
     """
     metered = Metered(llm)
     try:
-        pool = await _drawn(question, metered, task, how, scorer)
+        pool = await within(deadline_s, _drawn(question, metered, task, how, scorer))
     except LLMError as error:
         if isinstance(error, RefusedError) and error.is_of_all:
             raise
@@ -271,6 +281,24 @@ async def answer_question(
     if scorer is not None:
         pool = await with_scores(pool, scorer, calibrate)
     return decided(pool, rule, abstain_below)
+
+
+async def within(deadline_s: float | None, work: Awaitable[Result]) -> Result:
+    """What the work gives; at the deadline it is cancelled.
+
+    A call that is on its way then is paid for: it is waited for and kept, and not tried again.
+
+    Raises:
+        EndpointError: it was not done by then.
+    """
+    if deadline_s is None:
+        return await work
+    try:
+        with patience(deadline_s):
+            async with asyncio.timeout(deadline_s):
+                return await work
+    except TimeoutError:
+        raise EndpointError(f"not answered within the question's deadline of {deadline_s:g} s") from None
 
 
 async def _drawn(

@@ -9,6 +9,7 @@
     ├── LLMError              the black box: carries retryable, status, request_id
     │   ├── EndpointError     unreachable, timed out or failing             exit code 1
     │   ├── RefusedError      it said no: wrong key, wrong parameter        exit code 2
+    │   ├── BudgetSpentError  a limit is reached, the call was not made     exit code 4
     │   └── NoRecordError     recorded answers ran out or never held the question  exit code 2
     └── RunError              a run could not go on                         exit code 1
 
@@ -19,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 
 class TrimtabError(Exception):
@@ -91,6 +93,8 @@ class LLMError(TrimtabError):
         self.retryable = retryable
         self.status = status
         self.request_id = request_id
+        self.retry_after_s: float | None = None  # how long the server asked to be left alone
+        self.calls: tuple[Any, ...] = ()  # types.Call: the ledger's lines of the attempts that failed
 
 
 class EndpointError(LLMError):
@@ -106,6 +110,12 @@ class RefusedError(LLMError):
     def is_of_all(self) -> bool:
         """True when every other request would be refused too: the key or the model name is at fault."""
         return self.status in (401, 403, 404)
+
+
+class BudgetSpentError(LLMError):
+    """A limit on dollars, tokens, calls or time is reached; the call was not made."""
+
+    exit_code = 4
 
 
 class NoRecordError(LLMError):

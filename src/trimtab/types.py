@@ -127,6 +127,14 @@ class Answer:
 # --------------------------------------------------------------------------- calling the black box
 
 
+class Purpose(StrEnum):
+    """What a call is for: the column of the ledger it is summed in."""
+
+    SAMPLING = "sampling"
+    JUDGING = "judging"
+    AUGMENTATION = "augmentation"
+
+
 @dataclass(frozen=True, slots=True)
 class Message:
     """One chat message."""
@@ -141,17 +149,23 @@ class Prompt:
 
     messages: tuple[Message, ...]
     question_id: str | None = None  # never sent; lets recorded answers be found
+    purpose: Purpose = Purpose.SAMPLING  # never sent; what the ledger says the call was for
 
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How answers are drawn. `seed` also identifies the draws: another seed asks for other draws."""
+    """How answers are drawn. `seed` also identifies the draws: another seed asks for other draws.
+
+    A request's draws are numbered from `start`: n=3, start=5 asks for draws 5, 6 and 7 of those that
+    n=8, start=0 asks for.
+    """
 
     n: int = 1
     temperature: float | None = 1.0  # None = leave it out
     max_tokens: int = 512
     stop: tuple[str, ...] = ()
     seed: int | None = None
+    start: int = 0  # never sent; number of the first draw asked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,13 +176,43 @@ class Completion:
     finish: Literal["stop", "length"] = "stop"
 
 
+class Outcome(StrEnum):
+    """How one HTTP request ended, as far as money goes."""
+
+    PAID = "paid"  # answered; its usage is what the endpoint reported (or, unreported, the worst case)
+    UNPAID = "unpaid"  # refused, or failed in a way that nobody bills
+    UNCERTAIN = "uncertain"  # no readable answer came, and it may have been billed: counted at its worst case
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One HTTP request to a black box: a line of the ledger."""
+
+    id: str  # unique, made by the client
+    purpose: Purpose
+    model: str
+    endpoint: str  # base URL without credentials
+    payer: str  # name of the environment variable that holds the key; never the key
+    outcome: Outcome
+    usage: Usage  # what is charged for it; usage.calls is 1, or 0 where the outcome is UNPAID
+    seconds: float
+    started_at: float  # seconds since the epoch
+    attempt: int = 0  # how many attempts of the same request came before
+    n: int = 1  # completions asked for
+    status: int | None = None  # of HTTP
+    request_id: str | None = None
+    error: str = ""  # one line, free of secrets
+    is_batch: bool = False  # at batch prices
+
+
 @dataclass(frozen=True, slots=True)
 class Completions:
-    """The answer to one call."""
+    """The answer to one request, and the calls that it took."""
 
     completions: tuple[Completion, ...]
-    usage: Usage
+    usage: Usage  # the sum over `calls`, where there are any
     model: str
+    calls: tuple[Call, ...] = ()  # failed attempts included; empty where nothing was asked of an endpoint
 
 
 class LLM(Protocol):
@@ -184,15 +228,41 @@ class LLM(Protocol):
         ...
 
 
-class ResponseStore(Protocol):
-    """Where paid responses are kept before they are used."""
+@dataclass(frozen=True, slots=True)
+class Draws:
+    """Some draws of a request: numbers `start` to `start + n`."""
 
-    def kept(self, key: str) -> Completions | None:
-        """The response kept under this key, if any."""
+    key: str  # of the request, whatever draws of it are asked for
+    start: int
+    n: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What came of asking for some draws: completions number `start` and on, and the calls it took.
+
+    A failed request has calls and no completions.
+    """
+
+    key: str
+    start: int
+    model: str
+    completions: tuple[Completion, ...]
+    calls: tuple[Call, ...]
+
+
+class SampleStore(Protocol):
+    """Where paid draws are kept before they are used, together with the calls that paid for them.
+
+    Both methods take many at once, because one transaction costs as much as a hundred rows.
+    """
+
+    def kept(self, wanted: Sequence[Draws]) -> list[dict[int, Completion]]:
+        """For each of the wanted, those of its draws that are kept, by number."""
         ...
 
-    def keep(self, key: str, completions: Completions) -> None:
-        """Keep a response durably; keeping the same key twice is harmless."""
+    def keep(self, replies: Sequence[Reply]) -> None:
+        """Keep replies durably; a draw or a call that is there already stays as it is."""
         ...
 
 

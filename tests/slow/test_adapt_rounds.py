@@ -15,9 +15,9 @@ import torch
 from trimtab import tasks
 from trimtab.adapt import AdaptSettings, DrawSettings, Job, Round, Stage, adapt, best_round
 from trimtab.energy import EnergyModel, FitSettings, fit_energy, read_manifest, verify_adapter
-from trimtab.errors import EndpointError, InputError, LLMError, RefusedError, RunError
+from trimtab.errors import BudgetSpentError, EndpointError, InputError, LLMError, RefusedError, RunError
 from trimtab.judge import GroundTruth
-from trimtab.llm import Kept, ScriptedLLM
+from trimtab.llm import Cached, ScriptedLLM
 from trimtab.store import Store
 from trimtab.types import (
     LLM,
@@ -97,7 +97,7 @@ def job(folder: Path, backbone: Path, llm: LLM | None = None, **changes) -> Job:
         store=store,
         folder=folder / "rounds",
         run_id=RUN,
-        llm=Kept(llm, store.responses_of(RUN)) if llm else None,
+        llm=Cached(llm, store.samples_of(RUN)) if llm else None,
         settings=SETTINGS,
     )
     return replace(plain, **changes)
@@ -591,3 +591,62 @@ def _leave_other_candidates(folder: Path) -> None:
         store.put_candidates(RUN, 0, "q0", turned)
         store.put_judgement(RUN, 0, asyncio.run(OneOfThem().judge(QUESTIONS[0], turned)))
         store.put_candidates(RUN, 0, "q1", ())
+
+
+# --------------------------------------------------------------------------- a limit is reached
+
+
+class Limited:
+    """A black box with money for so many calls; what it is asked beyond is refused, and not made."""
+
+    def __init__(self, llm: ScriptedLLM, calls: int) -> None:
+        self.llm, self.calls = llm, calls
+
+    @property
+    def name(self) -> str:
+        return self.llm.name
+
+    async def complete(self, prompt: Prompt, sampling: Sampling) -> Completions:
+        if self.calls == 0:
+            raise BudgetSpentError("budget spent: the limit of this run is reached")
+        self.calls -= 1
+        return await self.llm.complete(prompt, sampling)
+
+
+@pytest.mark.parametrize("calls", [4, 8, 10, 14, 15, 19, 22, 27])
+def test_a_spent_budget_ends_the_rounds_with_what_was_drawn_and_a_higher_one_goes_on(
+    tmp_path, tiny_backbone, unbroken, calls
+):
+    given = {"judge": OneOfThem(), "settings": RESUMED}
+    first = run(job(tmp_path, tiny_backbone, Limited(ScriptedLLM(says), calls), **given))
+    # 8 questions and 6 held-out ones in round 0, 8 questions in each of the others
+    assert [each.index for each in first] == list(range(1 + (calls > 14) + (calls > 22)))
+    assert [bool(each.spent) for each in first] == [False] * (len(first) - 1) + [calls not in (14, 22)]
+    assert all(verify_adapter(each.folder) for each in first)
+    more = ScriptedLLM(says)
+    second = run(job(tmp_path, tiny_backbone, more, **given))
+    expected, its_weights, all_calls = unbroken
+    assert results(second) == expected
+    assert weights(second) == its_weights
+    assert calls + more.calls == all_calls
+
+
+def test_a_budget_that_is_spent_between_rounds_ends_with_the_rounds_that_are_done(tmp_path, tiny_backbone):
+    rounds = run(job(tmp_path, tiny_backbone, Limited(ScriptedLLM(says), 14)))
+    assert [(each.index, each.spent) for each in rounds] == [(0, "")]
+
+
+def test_a_budget_that_is_spent_before_anything_can_be_learnt_is_said_as_such(tmp_path, tiny_backbone):
+    with pytest.raises(BudgetSpentError, match="nothing could be learnt from what was drawn by then"):
+        run(job(tmp_path, tiny_backbone, Limited(ScriptedLLM(says), 0)))
+    assert not (tmp_path / "rounds" / "round-0").exists()
+    assert len(run(job(tmp_path, tiny_backbone, ScriptedLLM(says)))) == 3
+
+
+def test_a_judge_without_money_leaves_what_was_judged_by_then(tmp_path, tiny_backbone):
+    spent = BudgetSpentError("budget spent: the limit of this run is reached")
+    judge = JudgeFailing(dict.fromkeys(["q5", "q6", "q7", *(each.id for each in HELD_OUT)], spent))
+    (done,) = run(job(tmp_path, tiny_backbone, ScriptedLLM(says), judge=judge))
+    assert done.spent == str(spent)
+    assert done.failed == 3
+    assert done.held_out.calibration is None  # no held-out answer could be judged

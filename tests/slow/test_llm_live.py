@@ -1,4 +1,4 @@
-"""ChatLLM and Kept against a real ASGI server, a real SQLite store and a real kill."""
+"""ChatLLM and Cached against a real ASGI server, a real SQLite store and a real kill."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 
-from trimtab.llm import ChatLLM, Kept
+from trimtab.llm import Cached, ChatLLM
 from trimtab.store import Store
 from trimtab.types import Message, Prompt, Sampling, Usage
 
@@ -83,7 +83,7 @@ def prompt(number: int) -> Prompt:
 
 def test_every_question_is_answered_though_a_third_of_all_calls_fails(box):
     box.share_failing = 0.33
-    llm = ChatLLM("box", base_url=box.url, attempts=12, backoff_s=0.001)
+    llm = ChatLLM("gpt-4o", base_url=box.url, attempts=12, backoff_s=0.001)
 
     async def all_at_once() -> list[Any]:
         return await asyncio.gather(*(llm.complete(prompt(at), Sampling(n=2)) for at in range(200)))
@@ -96,12 +96,12 @@ def test_every_question_is_answered_though_a_third_of_all_calls_fails(box):
 
 ASKER = f"""
 import asyncio, sys
-from trimtab.llm import ChatLLM, Kept
+from trimtab.llm import Cached, ChatLLM
 from trimtab.store import Store
 from trimtab.types import Message, Prompt, Sampling
 
 async def main(url, path):
-    llm = Kept(ChatLLM("box", base_url=url), Store.open(path))
+    llm = Cached(ChatLLM("gpt-4o", base_url=url), Store.open(path).samples_of("run"))
     for at in range({QUESTIONS}):
         reply = await llm.complete(Prompt((Message("user", f"question {{at}}"),)), Sampling(n=2, seed=7))
         print(reply.completions[0].text, flush=True)
@@ -135,7 +135,7 @@ def test_what_the_store_kept_is_replayed_word_for_word_after_it_was_closed(box, 
     replies = []
     for _ in range(2):
         with Store.open(path) as store:
-            kept = Kept(ChatLLM("box", base_url=box.url), store)
+            kept = Cached(ChatLLM("gpt-4o", base_url=box.url), store.samples_of("run"))
             replies.append(asyncio.run(kept.complete(prompt(1), sampling)))
     assert replies[0].completions == replies[1].completions
     assert [reply.usage.calls for reply in replies] == [1, 0]

@@ -8,24 +8,44 @@ import subprocess
 import tempfile
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import create_engine
 
 from trimtab.data import Feedback, FeedbackKind
-from trimtab.errors import InputError
-from trimtab.store import Store
-from trimtab.store.database import VERSION_TABLE
+from trimtab.errors import InputError, RunError
+from trimtab.store import Batch, Replays, Store
+from trimtab.store.database import VERSION_TABLE, migrations
 from trimtab.store.tables import metadata
-from trimtab.types import Candidate, Completion, Completions, Judgement, Usage, Verdict
+from trimtab.types import (
+    Call,
+    Candidate,
+    Completion,
+    Draws,
+    Judgement,
+    Outcome,
+    Purpose,
+    Reply,
+    Usage,
+    Verdict,
+)
 
 pytestmark = pytest.mark.slow
 
 ODD = "NUL \0, half a pair \ud83d, é, 😀, 'quoted' \\ %s"
-RESPONSE = Completions((Completion(ODD), Completion("", "length")), Usage(1, 2, 1, 0.1), "box")
+PAID = Usage(1, 2, 1, 0.1)
+
+
+def reply(key: str) -> Reply:
+    """Two draws and the call that paid for them, both named by the key."""
+    about = (Purpose.SAMPLING, ODD, "http://box/v1", "KEY", Outcome.PAID)
+    call = Call(f"call of {key}", *about, PAID, 0.1, 1.0, error=ODD)
+    return Reply(key, 3, ODD, (Completion(ODD), Completion("", "length")), (call,))
 
 
 def server_binaries() -> Path | None:
@@ -80,12 +100,15 @@ def test_any_text_comes_back_from_postgres_as_it_was(store: Store) -> None:
     candidates = (Candidate(ODD, ODD, float("-inf"), 0.1, Verdict.RIGHT), Candidate("", None))
     judgement = Judgement("q", (0,), (1,), "ai", (ODD,), 2, Usage(1, 2, 3, None))
     said = Feedback("q?", FeedbackKind.PREFERENCE, ODD, ODD, source=ODD)
-    store.keep("key", RESPONSE, run_id="r")
+    store.samples_of("r").keep([reply("key")])
     store.put_candidates("r", 0, "q", candidates)
     store.put_judgement("r", 0, judgement)
     store.put_round("r", 0, {"note": ODD, "loss": 0.1}, Path("folder"))
-    assert store.kept("key") == RESPONSE
-    assert store.usage_of("r") == RESPONSE.usage
+    assert store.samples_of("r").kept([Draws("key", 0, 9), Draws("other", 0, 9)]) == [
+        {3: Completion(ODD), 4: Completion("", "length")},
+        {},
+    ]
+    assert store.usage_of("r") == store.usage_of_key("KEY", "http://box/v1") == PAID
     assert store.candidates("r", 0) == {"q": candidates}
     assert store.judgements("r", 0) == {"q": judgement}
     assert store.rounds("r")[0].record == {"note": ODD, "loss": 0.1}
@@ -101,14 +124,71 @@ def test_a_run_is_taken_up_again_on_postgres(store: Store) -> None:
         store.start_run("again", "adapt", {"lr": 0.2})
 
 
-def test_threads_that_keep_the_same_keys_on_postgres_pay_once(store: Store) -> None:
-    def keep_all() -> None:
-        for number in range(30):
-            store.keep(f"shared-{number}", RESPONSE, run_id="threads")
+def test_threads_that_keep_the_same_draws_on_postgres_neither_count_twice_nor_wait_for_each_other(
+    store: Store,
+) -> None:
+    failures: list[Exception] = []
 
-    threads = [threading.Thread(target=keep_all) for _ in range(5)]
+    def keep_all(backwards: bool) -> None:
+        replies = [reply(f"shared-{number}") for number in range(120)]
+        try:
+            for at in range(0, 120, 30):
+                part = replies[at : at + 60]
+                store.samples_of("threads").keep(part[::-1] if backwards else part)
+        except RunError as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=keep_all, args=(at % 2 == 0,)) for at in range(5)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert store.usage_of("threads").calls == 30
+    assert failures == []
+    assert store.usage_of("threads").calls == 120
+
+
+def test_costs_replays_and_pruning_on_postgres(store: Store) -> None:
+    store.start_run("going", "adapt", {})
+    store.samples_of("payer").keep([reply("old"), reply("new")])
+    store.samples_of("going").keep([reply("going")])
+    assert len(store.samples_of("user").kept([Draws("old", 3, 2)])[0]) == 2
+    store.samples_of("user").kept([Draws("old", 3, 2), Draws("new", 3, 1)])
+    assert store.replays()["user"] == Replays(3, pytest.approx(0.15))
+    assert [(cost.requests, cost.usage) for cost in store.costs("payer")] == [(2, PAID + PAID)]
+    assert sum(line.bytes for line in store.cache_summary()) == store.cache_bytes()
+    assert store.prune(max_bytes=0, dry_run=True).draws == store.prune(max_bytes=0).draws > 0
+    assert {draw.key for draw in store.kept_draws()} == {"going"}
+    store.compact()
+    assert store.usage_of("payer") == PAID + PAID
+
+
+def test_a_batch_comes_back_from_postgres_as_it_was(store: Store) -> None:
+    batch = Batch("b", "r", "KEY", "http://box/v1", "", "planned", ((ODD, Draws("key", 3, 5)),))
+    store.put_batch(batch)
+    store.put_batch(batch)
+    store.set_batch("b", "submitted", remote_id="remote")
+    assert store.batches("r", ["submitted"]) == (replace(batch, status="submitted", remote_id="remote"),)
+
+
+def test_the_money_of_old_responses_survives_the_step_up_and_down_on_postgres(address: str) -> None:
+    engine, config = create_engine(address.replace("postgresql:", "postgresql+psycopg:")), migrations()
+    engine.dispose()
+    with engine.begin() as connection:
+        connection.exec_driver_sql("DROP SCHEMA public CASCADE")
+        connection.exec_driver_sql("CREATE SCHEMA public")
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001_first_tables")
+        connection.exec_driver_sql(
+            "INSERT INTO responses VALUES ('k1', 'r', 'box', '[{}, {}]', 1, 10, 20, 0.25, now()), "
+            "('k2', 'r', 'box', '[]', 1, 10, 20, 0.5, now())"
+        )
+    with Store.open(address) as store:
+        assert store.usage_of("r") == Usage(20, 40, 2, 0.75)
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.downgrade(config, "0001_first_tables")
+        sums = "SELECT SUM(calls), SUM(usd) FROM responses WHERE run_id = 'r'"
+        assert tuple(connection.exec_driver_sql(sums).one()) == (2, 0.75)
+    engine.dispose()
+    with Store.open(address) as store:
+        assert store.usage_of("r") == Usage(20, 40, 2, 0.75)

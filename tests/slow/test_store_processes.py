@@ -12,21 +12,24 @@ from pathlib import Path
 import pytest
 
 from trimtab.store import Store
-from trimtab.types import Completion, Completions, Usage
+from trimtab.types import Completion, Draws
 
 pytestmark = pytest.mark.slow
 
 WRITER = """
 import sys
 from trimtab.store import Store
-from trimtab.types import Completion, Completions, Usage
+from trimtab.types import Call, Completion, Outcome, Purpose, Reply, Usage
+
+def reply(name, number):
+    call = Call(f"{name} {number}", Purpose.SAMPLING, "box", "", "", Outcome.PAID, Usage(calls=1), 0.1, 1.0)
+    return Reply(f"{name}-{number}", 0, "box", (Completion(f"{name} {number}"),), (call,))
 
 path, name, count, survives = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4] == "True"
 with Store.open(path, survives_power_cut=survives) as store:
-    responses = store.responses_of(name)
+    samples = store.samples_of(name)
     for number in range(count):
-        text = Completion(f"{name} {number}")
-        responses.keep(f"{name}-{number}", Completions((text,), Usage(calls=1), "box"))
+        samples.keep([reply(name, number)])
         print(number, flush=True)
 """
 
@@ -36,8 +39,12 @@ def writer(path: Path, name: str, count: int, survives: bool = True) -> subproce
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
-def expected(name: str, number: int) -> Completions:
-    return Completions((Completion(f"{name} {number}"),), Usage(calls=1), "box")
+def kept(store: Store, name: str, number: int) -> dict[int, Completion]:
+    return store.samples_of(name).kept([Draws(f"{name}-{number}", 0, 1)])[0]
+
+
+def expected(name: str, number: int) -> dict[int, Completion]:
+    return {0: Completion(f"{name} {number}")}
 
 
 @pytest.mark.parametrize("survives_power_cut", [True, False])
@@ -53,10 +60,10 @@ def test_a_writer_killed_in_the_middle_loses_nothing_that_keep_returned_from(
         told += [int(line) for line in process.stdout.read().split("\n")[:-1]]
     assert process.returncode == -signal.SIGKILL
     with Store.open(path) as store:
-        assert [store.kept(f"w-{number}") for number in told] == [expected("w", n) for n in told]
+        assert [kept(store, "w", number) for number in told] == [expected("w", n) for n in told]
         assert store.usage_of("w").calls in (len(told), len(told) + 1)
-        store.keep("after", expected("w", 0))
-        assert store.kept("after") == expected("w", 0)
+        store.put_round("after", 0, {"written": True})
+        assert store.rounds("after")[0].record == {"written": True}
 
 
 def test_an_opening_killed_at_any_moment_leaves_a_file_that_opens(tmp_path: Path) -> None:
@@ -70,8 +77,8 @@ def test_an_opening_killed_at_any_moment_leaves_a_file_that_opens(tmp_path: Path
             time.sleep(whole_s * random.Random(attempt).uniform(0.5, 1.0))
             process.kill()
         with Store.open(path) as store:
-            store.keep("key", expected("w", 0))
-            assert store.kept("key") == expected("w", 0)
+            store.put_round("after", 0, {"written": True})
+            assert store.rounds("after")[0].record == {"written": True}
 
 
 def test_processes_that_write_side_by_side_lose_nothing(tmp_path: Path) -> None:
@@ -82,4 +89,4 @@ def test_processes_that_write_side_by_side_lose_nothing(tmp_path: Path) -> None:
         assert process.returncode == 0
     with Store.open(path) as store:
         assert [store.usage_of(name).calls for name in writers] == [50, 50, 50]
-        assert store.kept("b-49") == expected("b", 49)
+        assert kept(store, "b", 49) == expected("b", 49)

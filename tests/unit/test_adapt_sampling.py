@@ -14,13 +14,24 @@ import pytest
 from trimtab import tasks
 from trimtab.adapt import Drawer, DrawSettings
 from trimtab.adapt.sampling import over_most
-from trimtab.errors import EndpointError, LLMError, NoRecordError, RefusedError
+from trimtab.errors import BudgetSpentError, EndpointError, LLMError, NoRecordError, RefusedError
 from trimtab.llm import RecordedLLM, ScriptedLLM
-from trimtab.types import Prompt, Question, Recorded, Sample, Sampling, Verdict
+from trimtab.types import (
+    Completion,
+    Completions,
+    Prompt,
+    Question,
+    Recorded,
+    Sample,
+    Sampling,
+    Usage,
+    Verdict,
+)
 
 QUESTIONS = [Question(f"q{at}", f"What is {at} + 1?", str(at + 1)) for at in range(6)]
 SETTINGS = DrawSettings(draws=3, sampling=Sampling(max_tokens=20), concurrency=4, seed=5)
 DOWN = EndpointError("the endpoint is down")
+SPENT = BudgetSpentError("budget spent: the limit of this run is 2 calls")
 
 
 class Favours:
@@ -175,7 +186,9 @@ def test_the_black_box_is_sent_no_question_id():
 # --------------------------------------------------------------------------- what may fail
 
 
-def outcomes(failing: dict[int, LLMError], asked: int = 6, of: int | None = None) -> list[tuple[int, bool]]:
+def outcomes(
+    failing: dict[int, LLMError], asked: int = 6, of: int | None = None
+) -> list[tuple[int, LLMError | None]]:
     """Every number below `asked` doubled, -1 in place of what failed."""
 
     async def doubled(number: int) -> int:
@@ -183,18 +196,88 @@ def outcomes(failing: dict[int, LLMError], asked: int = 6, of: int | None = None
             raise failing[number]
         return 2 * number
 
-    async def run() -> list[tuple[int, bool]]:
+    async def run() -> list[tuple[int, LLMError | None]]:
         asking = over_most(range(asked), doubled, lambda _: -1, concurrency=1, of=of)
         return [each async for each in asking]
 
     return asyncio.run(run())
 
 
-def test_what_fails_gives_its_stand_in_and_is_marked():
-    assert outcomes({1: DOWN}, 3) == [(0, False), (-1, True), (4, False)]
+def test_what_fails_gives_its_stand_in_and_its_error():
+    assert outcomes({1: DOWN}, 3) == [(0, None), (-1, DOWN), (4, None)]
 
 
 def test_failures_are_counted_against_all_of_the_round_not_only_against_what_was_left_to_ask():
-    assert outcomes({0: DOWN}, asked=1, of=8) == [(-1, True)]
+    assert outcomes({0: DOWN}, asked=1, of=8) == [(-1, DOWN)]
     with pytest.raises(EndpointError, match="1 of 1 questions failed; the last one: the endpoint is down"):
         outcomes({0: DOWN}, asked=1)
+
+
+# --------------------------------------------------------------------------- a limit is reached
+
+
+@pytest.mark.parametrize("spent", [{3, 4, 5, 6}, {1, 2, 3, 4, 5, 6}])
+def test_a_spent_budget_is_no_outage_however_many_questions_it_leaves_unasked(spent):
+    drawing = drawer(box(failures=dict.fromkeys(spent, SPENT)), concurrency=1)
+    pools = drawing.draw(QUESTIONS, adapted=False)
+    assert [at for at, pool in enumerate(pools, 1) if not pool.candidates] == sorted(spent)
+    assert drawing.spent is SPENT
+
+
+def test_a_spent_budget_does_not_hide_an_outage():
+    assert len(outcomes({0: DOWN, 1: DOWN, 2: DOWN, 3: SPENT, 4: SPENT})) == 6
+    with pytest.raises(EndpointError, match="4 of 6 questions failed; the last one: the endpoint is down"):
+        outcomes({0: SPENT, 1: DOWN, 2: DOWN, 3: DOWN, 4: SPENT, 5: DOWN})
+
+
+def test_a_drawer_whose_money_sufficed_says_nothing_of_it():
+    drawing = drawer(box(failures={1: DOWN}))
+    drawing.draw(QUESTIONS, adapted=False)
+    assert drawing.spent is None
+
+
+def test_what_was_bought_beforehand_is_used_though_the_budget_ended_the_buying():
+    async def prepay(requests: Sequence[tuple[Prompt, Sampling]]) -> None:
+        assert len(requests) == len(QUESTIONS)
+        raise SPENT
+
+    drawing = drawer(box(failures={6: SPENT}), concurrency=1)
+    drawing.prepay = prepay
+    pools = drawing.draw(QUESTIONS, adapted=False)
+    assert [len(pool.candidates) for pool in pools] == [3, 3, 3, 3, 3, 0]
+    assert drawing.spent is SPENT
+
+
+# --------------------------------------------------------------------------- a question's deadline
+
+
+class Hangs:
+    """A black box that never answers one question, and answers the others at once."""
+
+    name = "hangs"
+
+    def __init__(self, about: str) -> None:
+        self.about = about
+        self.running = 0
+
+    async def complete(self, prompt: Prompt, sampling: Sampling) -> Completions:
+        self.running += 1
+        try:
+            if prompt.question_id == self.about:
+                await asyncio.Event().wait()
+            return Completions((Completion("#### 1"),) * sampling.n, Usage(calls=1), self.name)
+        finally:
+            self.running -= 1
+
+
+def test_a_question_past_its_deadline_is_a_failed_one_and_nothing_runs_on_behind_it():
+    llm = Hangs("q2")
+    pools = drawer(llm, deadline_s=0.05).draw(QUESTIONS, adapted=False)
+    assert [bool(pool.candidates) for pool in pools] == [True, True, False, True, True, True]
+    assert llm.running == 0
+
+
+def test_more_than_half_of_the_questions_past_their_deadline_are_an_outage():
+    llm = Hangs("q0")
+    with pytest.raises(EndpointError, match=r"not answered within the question's deadline of 0.05 s"):
+        drawer(llm, deadline_s=0.05).draw(QUESTIONS[:1], adapted=False)

@@ -9,149 +9,34 @@ import subprocess
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any
 
-import certifi
 import pytest
 
+from loopback import Body, Reply, Server, dropped, failed, said
 from trimtab.errors import ConfigError, EndpointError, LLMError, RefusedError
-from trimtab.llm import ChatLLM, Filled, Kept
-from trimtab.llm.chat import _retry_after_s
+from trimtab.llm import Cached, ChatLLM, Filled
 from trimtab.llm.retry import LONGEST_ASKED_S, LONGEST_BACKOFF_S, wait_s
+from trimtab.llm.transport import retry_after_s
 from trimtab.store import Store
-from trimtab.types import LLM, Message, Prompt, Sampling, Usage
+from trimtab.types import LLM, Message, Outcome, Prompt, Sampling, Usage
 
 KEY = "sk-very-secret-key-0123456789"
 PROMPT = Prompt((Message("system", "Be brief."), Message("user", "How many?")), question_id="q-7")
 
-Body = dict[str, Any]
-Reply = tuple[int, dict[str, str], str | bytes]
-
-
-def said(
-    *texts: str | None, finish: str = "stop", tokens: tuple[int, int] = (10, 5)
-) -> Callable[[Body], Reply]:
-    """A reply with these choices."""
-
-    def reply(body: Body) -> Reply:
-        choices = [
-            {"index": at, "message": {"role": "assistant", "content": text}, "finish_reason": finish}
-            for at, text in enumerate(texts)
-        ]
-        usage = {"prompt_tokens": tokens[0], "completion_tokens": tokens[1], "total_tokens": sum(tokens)}
-        whole = {
-            "id": "x",
-            "object": "chat.completion",
-            "model": "served",
-            "choices": choices,
-            "usage": usage,
-        }
-        return 200, {}, json.dumps(whole)
-
-    return reply
-
-
-def failed(
-    status: int, message: str = "no", headers: dict[str, str] | None = None, **error: str
-) -> Callable[[Body], Reply]:
-    """A reply with an error in it."""
-    return lambda body: (status, headers or {}, json.dumps({"error": {"message": message, **error}}))
-
-
-def dropped(body: Body) -> Reply:
-    """No reply: the connection is closed."""
-    raise ConnectionAbortedError
-
-
-class Server(ThreadingHTTPServer):
-    """Plays the given replies in order; the last one again and again. Remembers what came."""
-
-    daemon_threads = True
-
-    def __init__(self, *replies: Callable[[Body], Reply]) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.replies = list(replies)
-        self.bodies: list[Body] = []
-        self.keys: list[str | None] = []
-        self.paths: list[str] = []
-        self.lock = threading.Lock()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}/v1"
-
-    def next(self, body: Body, key: str | None, path: str) -> Callable[[Body], Reply]:
-        with self.lock:
-            self.bodies.append(body)
-            self.keys.append(key)
-            self.paths.append(path)
-            return self.replies.pop(0) if len(self.replies) > 1 else self.replies[0]
-
-
-class Handler(BaseHTTPRequestHandler):
-    """One request."""
-
-    server: Server
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-        try:
-            status, headers, text = self.server.next(body, self.headers["authorization"], self.path)(body)
-        except ConnectionAbortedError:
-            self.close_connection = True
-            return
-        payload = text if isinstance(text, bytes) else text.encode()
-        self.send_response(status)
-        for name, value in {"content-type": "application/json", **headers}.items():
-            self.send_header(name, value)
-        self.send_header("content-length", str(len(payload)))
-        self.end_headers()
-        self.wfile.write(payload)
-
-    def log_message(self, *args: object) -> None:
-        """Nothing: the tests look at what was asked."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_certificate(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Each client reads the trusted certificates, 50 ms for all of them; nothing here speaks TLS."""
-    end = "-----END CERTIFICATE-----\n"
-    first = Path(certifi.where()).read_text("utf-8").partition(end)[0] + end
-    file = tmp_path_factory.mktemp("tls") / "one.pem"
-    file.write_text(first, "utf-8")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SSL_CERT_FILE", str(file))
-        yield
-
-
-@pytest.fixture
-def serve() -> Iterator[Callable[..., Server]]:
-    """Starts servers, and stops them after the test."""
-    running: list[tuple[Server, threading.Thread]] = []
-
-    def start(*replies: Callable[[Body], Reply]) -> Server:
-        server = Server(*replies)
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        running.append((server, thread))
-        return server
-
-    yield start
-    for server, thread in running:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+pytestmark = pytest.mark.usefixtures("one_certificate")
 
 
 def chat(server: Server, **options: Any) -> ChatLLM:
-    return ChatLLM("m", **{"base_url": server.url, "api_key": KEY, "backoff_s": 0.001, **options})
+    return ChatLLM("gpt-4o", **{"base_url": server.url, "api_key": KEY, "backoff_s": 0.001, **options})
 
 
 def ask(llm: LLM, sampling: Sampling | None = None) -> Any:
     return asyncio.run(llm.complete(PROMPT, sampling or Sampling()))
+
+
+def filled(box: ChatLLM, store: Store) -> LLM:
+    return Filled(Cached(box, store.samples_of("run")), capabilities=box.capabilities)
 
 
 def refusal(llm: ChatLLM, kind: type[LLMError]) -> LLMError:
@@ -168,7 +53,7 @@ def test_all_that_was_asked_for_is_sent_and_the_question_id_never_is(serve):
     ask(chat(server), Sampling(n=2, temperature=0.7, max_tokens=9, stop=("\n",), seed=3))
     assert server.bodies == [
         {
-            "model": "m",
+            "model": "gpt-4o",
             "messages": [
                 {"role": "system", "content": "Be brief."},
                 {"role": "user", "content": "How many?"},
@@ -253,11 +138,11 @@ def test_a_server_that_ignores_n_is_asked_again_for_the_rest(serve):
     assert len(server.bodies) == 5
 
 
-def test_a_server_that_gives_some_of_n_is_asked_for_the_rest_only(serve):
-    server = serve(said("a", "b", "c"), lambda body: said(*"xyz"[: body["n"]])(body))
+def test_a_server_that_gives_some_of_n_is_asked_for_the_rest_only_one_by_one_from_then_on(serve):
+    server = serve(said("a", "b", "c"), said("x"), said("y"))
     reply = ask(Filled(chat(server)), Sampling(n=5))
-    assert [completion.text for completion in reply.completions] == ["a", "b", "c", "x", "y"]
-    assert [body["n"] for body in server.bodies] == [5, 2]
+    assert sorted(completion.text for completion in reply.completions) == ["a", "b", "c", "x", "y"]
+    assert [body.get("n") for body in server.bodies] == [5, None, None]
 
 
 def test_requests_for_the_rest_carry_seeds_of_their_own_and_the_same_ones_every_time(serve):
@@ -281,8 +166,8 @@ def test_where_half_of_the_parts_failed_the_next_run_asks_for_those_alone(serve,
     sampling = Sampling(n=8, seed=seed)
     with Store.in_memory() as store:
         with pytest.raises(RefusedError):
-            ask(Filled(Kept(chat(server), store)), sampling)
-        reply = ask(Filled(Kept(chat(server), store)), sampling)
+            ask(filled(chat(server), store), sampling)
+        reply = ask(filled(chat(server), store), sampling)
     assert sorted(completion.text for completion in reply.completions) == ["a"] * 4 + ["b"] * 4
     assert reply.usage == Usage(40, 20, calls=4)
     assert len(server.bodies) == 12
@@ -291,11 +176,18 @@ def test_where_half_of_the_parts_failed_the_next_run_asks_for_those_alone(serve,
 # ------------------------------------------------------------------------------------ trying again
 
 
-def test_a_passing_failure_is_tried_again_and_only_the_answered_call_is_counted(serve):
+def test_a_passing_failure_is_tried_again_and_each_attempt_is_a_line_of_the_ledger(serve):
     server = serve(failed(500), failed(429, headers={"retry-after": "0"}), dropped, said("a"))
     reply = ask(chat(server))
     assert reply.completions[0].text == "a"
-    assert reply.usage.calls == 1
+    outcomes = [(call.status, call.outcome, call.usage.calls) for call in reply.calls]
+    # Of the connection that was dropped nobody knows whether it is billed: it counts at its worst case.
+    assert outcomes == [
+        (500, Outcome.UNPAID, 0),
+        (429, Outcome.UNPAID, 0),
+        (None, Outcome.UNCERTAIN, 1),
+        (200, Outcome.PAID, 1),
+    ]
     assert len(server.bodies) == 4
 
 
@@ -390,7 +282,7 @@ def test_one_failed_part_of_n_fails_the_whole(serve):
 
 def test_the_paid_parts_of_a_failed_request_are_not_asked_for_again(serve):
     server = serve(said("a"), said("b"), failed(400), said("c"))
-    llm = Filled(Kept(chat(server), Store.in_memory()))
+    llm = filled(chat(server), Store.in_memory())
     with pytest.raises(RefusedError):
         ask(llm, Sampling(n=3, seed=1))
     asked = len(server.bodies)
@@ -406,12 +298,12 @@ def test_waits_grow_to_a_limit_with_full_jitter_and_never_fall_below_what_was_as
 
 
 def test_retry_after_is_read_as_seconds_milliseconds_or_date():
-    assert _retry_after_s({"retry-after": "3"}) == 3
-    assert _retry_after_s({"retry-after": "3", "retry-after-ms": "250"}) == 0.25
-    assert _retry_after_s({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}) == 0
-    assert _retry_after_s({"retry-after": "Fri, 21 Oct 2995 07:28:00 GMT"}) > 1e9
-    assert _retry_after_s({"retry-after": "soon"}) is None
-    assert _retry_after_s({}) is None
+    assert retry_after_s({"retry-after": "3"}) == 3
+    assert retry_after_s({"retry-after": "3", "retry-after-ms": "250"}) == 0.25
+    assert retry_after_s({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}) == 0
+    assert retry_after_s({"retry-after": "Fri, 21 Oct 2995 07:28:00 GMT"}) > 1e9
+    assert retry_after_s({"retry-after": "soon"}) is None
+    assert retry_after_s({}) is None
 
 
 # ------------------------------------------------------------------------------------ secrets

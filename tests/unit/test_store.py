@@ -22,18 +22,12 @@ from trimtab.errors import InputError, RunError
 from trimtab.store import Store
 from trimtab.store.database import VERSION_TABLE
 from trimtab.store.tables import metadata
-from trimtab.types import Candidate, Completion, Completions, Judgement, ResponseStore, Usage, Verdict
+from trimtab.types import Candidate, Judgement, Usage, Verdict
 
 any_text = st.text(st.characters(exclude_categories=[]), max_size=20)  # NUL and half pairs included
 counts = st.integers(0, 2**31 - 1)
 finite = st.floats(allow_nan=False)
 usages = st.builds(Usage, counts, counts, counts, st.none() | st.floats(0, 1e6))
-responses = st.builds(
-    Completions,
-    st.lists(st.builds(Completion, any_text, st.sampled_from(["stop", "length"])), max_size=3).map(tuple),
-    usages,
-    st.text(st.characters(codec="utf-8"), max_size=10),
-)
 candidates = st.builds(
     Candidate,
     any_text,
@@ -63,7 +57,6 @@ feedbacks = st.builds(
     id=st.none() | st.sampled_from(["f1", "f2", "f3"]),
 )
 numbers = count()
-HI = Completions((Completion("hi"),), Usage(1, 2, 1, 0.5), "box")
 
 
 def fresh(word: str) -> str:
@@ -80,69 +73,6 @@ def store() -> Iterator[Store]:
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "folder" / "trimtab.db"
-
-
-# --------------------------------------------------------------------------- responses
-
-
-@given(response=responses)
-def test_a_kept_response_comes_back_as_it_was(store: Store, response: Completions) -> None:
-    key = fresh("key")
-    assert store.kept(key) is None
-    store.keep(key, response)
-    assert store.kept(key) == response
-
-
-def test_keeping_a_key_twice_leaves_the_first_response_and_its_cost(store: Store) -> None:
-    store.keep("twice", HI, run_id="first")
-    store.keep("twice", Completions((), Usage(9, 9, 9, 9.0), "other"), run_id="second")
-    assert store.kept("twice") == HI
-    assert (store.usage_of("first"), store.usage_of("second")) == (HI.usage, Usage())
-
-
-@given(st.lists(st.tuples(st.integers(0, 4), usages), max_size=12))
-def test_the_usage_of_a_run_is_the_sum_over_what_it_kept_first(
-    store: Store, paid: list[tuple[int, Usage]]
-) -> None:
-    expected: dict[int, Usage] = {}
-    run_id = fresh("mine")
-    account: ResponseStore = store.responses_of(run_id)
-    for key, usage in paid:
-        account.keep(f"{run_id} {key}", Completions((), usage, "box"))
-        expected.setdefault(key, usage)
-    store.keep(fresh("other"), HI, run_id="theirs")
-    total, known = store.usage_of(run_id), sum(expected.values(), Usage())
-    assert (total.input_tokens, total.output_tokens, total.calls) == (
-        known.input_tokens,
-        known.output_tokens,
-        known.calls,
-    )
-    assert total.usd == (None if known.usd is None else pytest.approx(known.usd))
-
-
-def test_what_one_store_kept_another_on_the_same_file_finds_at_once(path: Path) -> None:
-    with Store.open(path) as writer, Store.open(f"sqlite:///{path}") as reader:
-        for number in range(5):
-            writer.responses_of("run").keep(str(number), HI)
-            assert reader.responses_of("run").kept(str(number)) == HI
-
-
-@pytest.mark.parametrize("is_file", [True, False])
-def test_threads_that_keep_at_once_lose_nothing_and_pay_once(path: Path, is_file: bool) -> None:
-    with Store.open(path, survives_power_cut=False) if is_file else Store.in_memory() as store:
-
-        def keep_all(thread: int) -> None:
-            for number in range(10):
-                store.keep(f"shared-{number}", HI, run_id="run")
-                store.keep(f"own-{thread}-{number}", HI, run_id="run")
-
-        threads = [threading.Thread(target=keep_all, args=(thread,)) for thread in range(6)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert all(store.kept(f"own-{t}-{n}") == HI for t in range(6) for n in range(10))
-        assert store.usage_of("run").calls == 70
 
 
 # --------------------------------------------------------------------------- runs and rounds
@@ -232,19 +162,29 @@ def test_what_is_not_a_number_is_refused_and_the_earlier_row_stays(store: Store)
     assert store.candidates("nan", 0)["q"][0].text == "fine"
 
 
-def test_a_forgotten_run_keeps_its_paid_responses(path: Path) -> None:
+def test_a_forgotten_run_leaves_no_round_behind_and_others_stay(path: Path) -> None:
     with Store.open(path) as store:
         for run_id in ("r", "s"):
             store.start_run(run_id, "adapt", {})
-            store.responses_of(run_id).keep(run_id, HI)
             store.put_candidates(run_id, 0, "q", [Candidate("x", "x")])
             store.put_judgement(run_id, 0, Judgement("q", (0,), (), "ai"))
             store.put_round(run_id, 0, {})
         store.forget_run("r")
         assert [run.id for run in store.runs()] == ["s"]
         assert (store.candidates("r", 0), store.judgements("r", 0), store.rounds("r")) == ({}, {}, ())
-        assert (store.kept("r"), store.usage_of("r")) == (HI, HI.usage)
         assert len(store.candidates("s", 0)) == len(store.judgements("s", 0)) == len(store.rounds("s")) == 1
+
+
+def test_a_run_knows_when_it_first_started(path: Path) -> None:
+    with Store.open(path) as store:
+        first = store.start_run("r", "adapt", {}).started_at
+        store.start_run("r", "adapt", {})
+        known = store.run("r")
+    assert known is not None
+    assert first is not None
+    assert known.started_at == first
+    assert known.updated_at is not None
+    assert known.updated_at > first
 
 
 # --------------------------------------------------------------------------- feedback
@@ -317,8 +257,8 @@ def test_stores_opened_at_once_on_a_new_file_agree(path: Path) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    opened[0].keep("key", HI)
-    assert [store.kept("key") for store in opened] == [HI] * 4
+    opened[0].put_round("r", 0, {"seen": "by all"})
+    assert [store.rounds("r")[0].record for store in opened] == [{"seen": "by all"}] * 4
     for store in opened:
         store.close()
 
@@ -354,7 +294,8 @@ def test_a_store_of_a_newer_version_is_refused(path: Path) -> None:
 @pytest.mark.parametrize(
     ("address", "said"),
     [
-        ("nosuch://ann:sesame@host/x", "no driver"),
+        ("nosuch://ann:sesame@host/x", "no driver|nothing else"),
+        ("mysql://ann:sesame@host/x", "nothing else"),
         ("://", "cannot be read"),
         ("postgresql://ann:sesame@127.0.0.1:1/x", "no driver|cannot be opened"),
     ],
@@ -376,6 +317,6 @@ def test_a_folder_and_a_place_below_a_file_are_refused(tmp_path: Path) -> None:
 
 def test_a_damaged_store_is_told_as_such(path: Path) -> None:
     with Store.open(path) as store, store._write() as connection:
-        connection.exec_driver_sql("DROP TABLE responses")
+        connection.exec_driver_sql("DROP TABLE rounds")
     with Store.open(path) as store, pytest.raises(RunError, match="cannot be read: no such table"):
-        store.kept("key")
+        store.rounds("r")

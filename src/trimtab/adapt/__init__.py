@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from trimtab.adapt.rounds import best_round as best_round
     from trimtab.adapt.sampling import Drawer as Drawer
     from trimtab.adapt.sampling import DrawSettings as DrawSettings
+    from trimtab.adapt.sampling import Prepay as Prepay
 
 _PLACES = {
     "AdaptSettings": "rounds",
@@ -30,6 +31,7 @@ _PLACES = {
     "Drawer": "sampling",
     "HeldOut": "held_out",
     "Job": "rounds",
+    "Prepay": "sampling",
     "Round": "rounds",
     "Stage": "rounds",
     "adapt": "rounds",

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from trimtab.adapt.contrasts import merged, positives_after, prefix_targets, with_replay
 from trimtab.adapt.held_out import HeldOut, evaluate_held_out, held_out_contrasts, judged
-from trimtab.adapt.sampling import Drawer, DrawSettings, over_most
+from trimtab.adapt.sampling import Drawer, DrawSettings, Prepay, over_most, round_seed
 from trimtab.energy import (
     EnergyModel,
     FitSettings,
@@ -28,7 +28,7 @@ from trimtab.energy import (
     load_adapter,
     save_adapter,
 )
-from trimtab.errors import InputError, RunError
+from trimtab.errors import BudgetSpentError, InputError, RunError
 from trimtab.judge import contrast
 from trimtab.pools import recorded_pool, scored
 from trimtab.stopping import RuleName
@@ -82,6 +82,7 @@ class Round:
     seconds: float
     folder: Path
     is_best: bool = True  # the best held-out result so far
+    spent: str = ""  # why it was cut short, where a limit was reached; empty for a whole round
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +124,7 @@ class Job:
     settings: AdaptSettings = field(default_factory=AdaptSettings)
     manifest: Manifest | None = None  # facts to record in every round's adapter
     report: Report = _silent
+    prepay: Prepay | None = None  # see `Drawer`
 
 
 def adapt(job: Job) -> Iterator[Round]:
@@ -134,9 +136,14 @@ def adapt(job: Job) -> Iterator[Round]:
     A run that was killed goes on where it was: finished rounds are yielded as they were recorded, paid
     responses come from the store, and a fit resumes at its last checkpoint.
 
+    Where a limit is reached, the round learns from what was drawn and judged by then and is the last. It is
+    not recorded as done: started again with a higher limit, the run makes a whole round of it, and pays for
+    what is missing only.
+
     Raises:
         InputError: neither recorded answers nor a black box, or nothing to learn from.
         LLMError: the black box or the judge refuses every question, or most questions fail.
+        BudgetSpentError: a limit was reached before there was anything to learn from.
     """
     if job.llm is None and not job.recorded:
         raise InputError("adapting needs recorded answers or a black box to ask; neither was given")
@@ -144,12 +151,15 @@ def adapt(job: Job) -> Iterator[Round]:
     best: Round | None = None
     for index in range(job.settings.rounds + 1 if job.llm else 1):
         done = run.finished(index) or run.round(index)
+        if done is None:
+            break
         if best is None or _is_better(done, best):
             best = done
         done = replace(done, is_best=best is done)
-        run.note(done)
+        if not done.spent:
+            run.note(done)
         yield done
-        if index - best.index >= max(1, job.settings.patience):
+        if done.spent or index - best.index >= max(1, job.settings.patience):
             break
 
 
@@ -185,6 +195,7 @@ class _Run:
         self.prefixes: list[PrefixTarget] = []
         self.positives: dict[str, tuple[str, ...]] = {}
         self.held_out: list[Pool] = []
+        self.spent: BudgetSpentError | None = None
 
     # ---- a round that was finished before
 
@@ -216,13 +227,15 @@ class _Run:
 
     # ---- a round in the order of time
 
-    def round(self, index: int) -> Round:
-        """One round, from its draws to its saved adapter."""
+    def round(self, index: int) -> Round | None:
+        """One round, from its draws to its saved adapter; None where a limit left nothing to learn from."""
         started = time.monotonic()
         pools, usage = self._pools(index)
         self._keep(pools, index)
         judgements = self._judged(pools, index)
         lessons = self._lessons(pools, judgements, index)
+        if self.spent and not lessons.contrasts and index > 0:
+            return None
         self._refuse_nothing(lessons.contrasts, pools)
         held_out, held_out_usage = self._held_out(index)
         loss, fitted = self._fit(lessons, held_out, index)
@@ -242,6 +255,7 @@ class _Run:
             usage=usage + held_out_usage + _judging(judgements.values()),
             seconds=time.monotonic() - started,
             folder=folder,
+            spent=str(self.spent or ""),
         )
 
     def _asked(self, index: int) -> Sequence[Question]:
@@ -257,19 +271,29 @@ class _Run:
             return self._stored_pools(index), Usage()
         # All of them again: paid responses are kept, and scores are the same to the last bit only if all
         # answers are scored together, as they were.
-        drawn = self._drawer("draw", index).draw(self.job.questions, adapted=index > 0)
+        drawn = self._draw("draw", index, self.job.questions, adapted=index > 0)
         return drawn, sum((pool.usage for pool in drawn), start=Usage())
 
-    def _drawer(self, stage: Literal["draw", "draw held-out"], index: int) -> Drawer:
+    def _draw(
+        self,
+        stage: Literal["draw", "draw held-out"],
+        index: int,
+        questions: Sequence[Question],
+        *,
+        adapted: bool,
+    ) -> list[Pool]:
         assert self.job.llm is not None
-        settings = replace(self.job.settings.draw, seed=_seed(self.job.settings.seed, stage, index))
-        return Drawer(
+        drawer = Drawer(
             self.job.llm,
             self.job.task,
             self.job.energy,
-            settings,
+            replace(self.job.settings.draw, seed=round_seed(self.job.settings.seed, stage, index)),
             lambda done, total: self.job.report(Stage(index, stage, done, total)),
+            self.job.prepay,
         )
+        pools = drawer.draw(questions, adapted=adapted)
+        self.spent = self.spent or drawer.spent
+        return pools
 
     def _keep(self, pools: Sequence[Pool], index: int) -> None:
         """Stores the round's candidates; a judgement of other texts than these is void from here on.
@@ -297,9 +321,11 @@ class _Run:
         found: dict[str, Judgement] = {}
         asking = over_most(pools, self._ask, _void, concurrency=self.job.settings.draw.concurrency, of=of)
         async with aclosing(asking) as ended:
-            async for judgement, is_failed in ended:
+            async for judgement, error in ended:
                 found[judgement.question_id] = judgement
-                if stage == "judge" and not is_failed:  # a failed one is asked for again by a later process
+                if isinstance(error, BudgetSpentError):
+                    self.spent = error
+                if stage == "judge" and error is None:  # a failed one is asked for again by a later process
                     self.job.store.put_judgement(self.job.run_id, index, judgement)
                 self.job.report(Stage(index, stage, len(found), len(pools)))
         return found
@@ -325,6 +351,8 @@ class _Run:
     def _refuse_nothing(self, contrasts: Sequence[Contrast], pools: Sequence[Pool]) -> None:
         if contrasts or self.earlier:
             return
+        if self.spent:
+            raise BudgetSpentError(f"{self.spent}; nothing could be learnt from what was drawn by then")
         raise RunError(
             f"nothing to learn from: none of {len(pools)} questions has both a right and a wrong answer; "
             "use more draws, harder questions, or check that the task reads these answers (trimtab evaluate)"
@@ -352,7 +380,7 @@ class _Run:
         if rows:
             return [recorded_pool(row, self.job.task) for row in rows]
         questions = [row for row in self.job.held_out if isinstance(row, Question)]
-        return self._drawer("draw held-out", index).draw(questions, adapted=False)
+        return self._draw("draw held-out", index, questions, adapted=False)
 
     def _fit(self, lessons: _Lessons, held_out: Sequence[Pool], index: int) -> tuple[float | None, int]:
         settings = self.job.settings
@@ -419,11 +447,6 @@ def _texts(candidates: Sequence[Candidate]) -> list[str]:
 
 def _judging(judgements: Iterable[Judgement]) -> Usage:
     return sum((each.usage for each in judgements), start=Usage())
-
-
-def _seed(base: int, stage: str, index: int) -> int:
-    """A seed of its own for each round's draws; the held-out ones are the same in every round."""
-    return base * 1_000_003 + (index if stage == "draw" else 999_983)
 
 
 def _to_record(done: Round) -> dict[str, Any]:

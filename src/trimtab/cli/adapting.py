@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict, replace
@@ -11,14 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from trimtab.cli import build
 from trimtab.cli.console import print_json, say, table
-from trimtab.cli.progress import bars
+from trimtab.cli.running import Running, running
 from trimtab.cli.settings import Settings
 from trimtab.data import data_hash, question_hash
 from trimtab.energy import Manifest, load_adapter, save_adapter, verify_adapter
 from trimtab.energy.manifest import WEIGHTS_NAME, sha256_file
 from trimtab.errors import ConfigError
 from trimtab.redaction import without_url_secrets
-from trimtab.store import Store
 from trimtab.types import Question, Recorded, Task, Usage
 
 if TYPE_CHECKING:
@@ -34,27 +32,19 @@ PREFIXES_FOR_BEAMS = 8  # prefix targets of a question, when step-by-step search
 def run(settings: Settings, as_json: bool) -> int:
     """Runs the command; returns its exit code."""
     _check(settings)
-    data = _Data.load(settings)
+    data = Data.load(settings)
     if settings.dry_run:
         _say_what_would_be_asked(settings, data, as_json)
         return 0
-    with closing(build.store_of(settings)) as store:
-        parent = verify_adapter(settings.adapter).weights_sha256 if settings.adapter else None
-        run_id, config = build.run_identity(
-            "adapt", settings, *data.hashes, parent or "", *_shaping(settings, data, store)
-        )
-        if settings.force:
-            store.forget_run(run_id)
-            shutil.rmtree(build.run_folder(settings, run_id), ignore_errors=True)
-        build.take_up(store, run_id, "adapt", config)
-        build.limit_threads(settings, build.run_folder(settings, run_id))
-        job = _job(settings, data, store, run_id)
-        rounds = _rounds(job, as_json)
+    parent = verify_adapter(settings.adapter).weights_sha256 if settings.adapter else None
+    shaping = [*data.hashes, parent or "", *_shaping(settings, data)]
+    with running(settings, "adapt", *shaping, questions=len(data.questions)) as run:
+        build.limit_threads(settings, build.run_folder(settings, run.id))
+        rounds = _rounds(_job(settings, data, run), run)
         manifest = _save_best(settings, rounds)
-        store.finish_run(run_id)
-        usage = store.usage_of(run_id)
+        usage = run.store.usage_of(run.id)
     _tell(settings, manifest, rounds, usage, as_json)
-    return 0
+    return run.exit_code
 
 
 def _check(settings: Settings) -> None:
@@ -80,17 +70,20 @@ def _head(adapter: Path) -> str:
     return verify_adapter(adapter).head
 
 
-def _shaping(settings: Settings, data: _Data, store: Store) -> list[str]:
+def _shaping(settings: Settings, data: Data) -> list[str]:
     """What shapes an adaptation beside settings and rows: defaults, a local backbone, what people said."""
     defaults = f"{_adapt_settings(settings, settings.lr or 0.0)} {SMALL_RATE} {USUAL_RATE}"
     weights = Path(settings.backbone) / WEIGHTS_NAME
     backbone = sha256_file(weights) if weights.is_file() else ""
     asked = [*data.questions, *(build.question_of(row) for row in (*data.recorded, *data.held_out))]
-    said = [each for question in asked for each in store.feedback_for(question.text)]
-    return [defaults, backbone, data_hash(said) if settings.judge == "human" else ""]
+    if settings.judge != "human":
+        return [defaults, backbone, ""]
+    with closing(build.store_of(settings)) as store:
+        said = [each for question in asked for each in store.feedback_for(question.text)]
+    return [defaults, backbone, data_hash(said)]
 
 
-class _Data:
+class Data:
     """What an adaptation reads: rows to learn from and rows held out."""
 
     def __init__(
@@ -104,7 +97,7 @@ class _Data:
         self.hashes = [data_hash(rows) for rows in (recorded, questions, held_out)]
 
     @classmethod
-    def load(cls, settings: Settings) -> _Data:
+    def load(cls, settings: Settings) -> Data:
         """The rows of the files the settings name, all checked before anything is done."""
         recorded = build.recorded_rows(settings.recorded, settings)
         questions = build.question_rows(settings.questions, settings)
@@ -137,7 +130,7 @@ def _apart(rows: Sequence[build.Row], held_out: Sequence[Question]) -> tuple[bui
     return left
 
 
-def _say_what_would_be_asked(settings: Settings, data: _Data, as_json: bool) -> None:
+def _say_what_would_be_asked(settings: Settings, data: Data, as_json: bool) -> None:
     """The most that the run can ask for; merged beams, early stops and kept responses make it less."""
     plan = {
         "task": data.task.name,
@@ -160,7 +153,7 @@ def _say_what_would_be_asked(settings: Settings, data: _Data, as_json: bool) -> 
     )
 
 
-def _answers(settings: Settings, data: _Data) -> int:
+def _answers(settings: Settings, data: Data) -> int:
     """Complete answers, a search counting for as many as it keeps and draws beams at each step."""
     adapted = settings.width * settings.samples if settings.search == "beam" else 2 * settings.draws
     warm = 0 if data.recorded else settings.draws
@@ -168,10 +161,10 @@ def _answers(settings: Settings, data: _Data) -> int:
     return len(data.questions) * (warm + settings.rounds * adapted) + len(data.held_out) * held_out
 
 
-def _job(settings: Settings, data: _Data, store: Store, run_id: str) -> Job:
+def _job(settings: Settings, data: Data, run: Running) -> Job:
     from trimtab.adapt import Job
 
-    llm = build.kept(build.chat(settings), store, run_id) if build.live(settings) else None
+    llm = run.client.model() if build.live(settings) else None
     energy, parent = _energy(settings)
     rate = settings.lr or _usual_rate(energy)
     return Job(
@@ -179,19 +172,20 @@ def _job(settings: Settings, data: _Data, store: Store, run_id: str) -> Job:
         held_out=data.held_out,
         task=data.task,
         energy=energy,
-        judge=build.judge_of(settings, data.task, store, run_id),
-        store=store,
-        folder=build.run_folder(settings, run_id),
-        run_id=run_id,
+        judge=build.judge_of(settings, data.task, run.store, run.client),
+        store=run.store,
+        folder=build.run_folder(settings, run.id),
+        run_id=run.id,
         llm=llm,
         recorded=data.recorded,
         settings=_adapt_settings(settings, rate),
         manifest=_manifest(settings, data, energy, rate, parent),
+        prepay=run.prepay(settings) if build.live(settings) else None,
     )
 
 
 def _manifest(
-    settings: Settings, data: _Data, energy: EnergyModel, rate: float, parent: str | None
+    settings: Settings, data: Data, energy: EnergyModel, rate: float, parent: str | None
 ) -> Manifest:
     """What the adapter will say of itself; nothing in it is secret."""
     shown = settings.model_dump(mode="json", exclude=build.NOT_OF_THE_RUN) | {"lr": rate}
@@ -247,6 +241,7 @@ def _adapt_settings(settings: Settings, rate: float) -> AdaptSettings:
             sampling=build.sampling_of(settings),
             beam=build.beam_of(settings),
             concurrency=settings.concurrency,
+            deadline_s=settings.question_deadline_s,
         ),
         replay=settings.replay,
         prefixes=PREFIXES_FOR_BEAMS if settings.search == "beam" else 0,
@@ -264,18 +259,19 @@ def _adapt_settings(settings: Settings, rate: float) -> AdaptSettings:
     )
 
 
-def _rounds(job: Job, as_json: bool) -> list[Round]:
+def _rounds(job: Job, run: Running) -> list[Round]:
+    """The rounds; the last is the one in which a limit was reached, if any was."""
     from trimtab.adapt import Stage, adapt
 
-    with bars() as bar:
+    def report(stage: Stage) -> None:
+        run.bar(f"round {stage.round}: {stage.name}", stage.done, stage.total, stage.note)
 
-        def report(stage: Stage) -> None:
-            bar(f"round {stage.round}: {stage.name}", stage.done, stage.total, stage.note)
-
-        rounds = []
-        for done in adapt(replace(job, report=report)):
-            rounds.append(done)
-            say(round_line(done))
+    rounds = []
+    for done in adapt(replace(job, report=report)):
+        rounds.append(done)
+        say(round_line(done))
+        if run.client.budget.is_spent:
+            break
     return rounds
 
 

@@ -7,23 +7,27 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import aclosing, closing
+from contextlib import aclosing, suppress
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trimtab import tasks
 from trimtab.cli import build
 from trimtab.cli.console import print_json, say
 from trimtab.cli.evaluating import rule_of, with_task
-from trimtab.cli.progress import Bars, bars
+from trimtab.cli.progress import Bars
+from trimtab.cli.running import running
 from trimtab.cli.settings import Settings
 from trimtab.data import data_hash, load_questions
-from trimtab.drawing import answer_question, over_questions
+from trimtab.drawing import answer_question, draw_request, over_questions
 from trimtab.energy import load_adapter, verify_adapter
-from trimtab.errors import ConfigError, EndpointError
-from trimtab.types import Answer, AnswerStatus, Question, Task
+from trimtab.errors import BudgetSpentError, ConfigError, EndpointError
+from trimtab.types import Answer, AnswerStatus, Prompt, Question, Sampling, Task
+
+if TYPE_CHECKING:
+    from trimtab.adapt import Prepay
 
 
 def run(settings: Settings, as_json: bool) -> int:
@@ -46,8 +50,9 @@ def run(settings: Settings, as_json: bool) -> int:
         )
         return 0
     build.limit_threads(settings)
-    answers = _answers(settings, questions, task)
-    _refuse_outage(answers)
+    answers, code = _answers(settings, questions, task)
+    if code == 0:
+        _refuse_outage(answers)
     counts = Counter(str(answer.status) for answer in answers)
     summary = {"asked": len(answers), **{str(status): counts[str(status)] for status in AnswerStatus}}
     if settings.out is not None or not as_json:
@@ -56,7 +61,7 @@ def run(settings: Settings, as_json: bool) -> int:
         rows = {} if settings.out is not None else {"answers": [asdict(answer) for answer in answers]}
         print_json({**summary, **rows})
     say(", ".join(f"{name} {count}" for name, count in summary.items()))
-    return 0
+    return code
 
 
 def _refuse_outage(answers: Sequence[Answer]) -> None:
@@ -65,25 +70,33 @@ def _refuse_outage(answers: Sequence[Answer]) -> None:
         raise EndpointError(f"all {len(answers)} questions failed; the last one: {answers[-1].error}")
 
 
-def _answers(settings: Settings, questions: Sequence[Question], task: Task) -> list[Answer]:
+def _answers(settings: Settings, questions: Sequence[Question], task: Task) -> tuple[list[Answer], int]:
+    """An answer a question, in their order, and the exit code: 4 where a limit cut them short."""
     assert settings.adapter is not None
     energy, manifest = load_adapter(settings.adapter, bf16=settings.bf16)
-    with closing(build.store_of(settings)) as store, bars() as bar:
-        run_id, config = build.run_identity("answer", settings, data_hash(questions))
-        build.take_up(store, run_id, "answer", config)
+    with running(settings, "answer", data_hash(questions), questions=len(questions)) as run:
         one = partial(
             answer_question,
-            llm=build.kept(build.chat(settings), store, run_id),
+            llm=run.client.model(),
             task=task,
             rule=rule_of(settings, manifest),
             how=build.beam_of(settings) if settings.search == "beam" else build.sampling_of(settings),
             scorer=energy,
             calibrate=manifest.calibration.confidences if manifest.calibration else None,
             abstain_below=settings.abstain_below,
+            deadline_s=settings.question_deadline_s,
         )
-        found = asyncio.run(_gathered(questions, one, settings.concurrency, bar))
-        store.finish_run(run_id)
-    return [found[question.id] for question in questions]
+        prepay = run.prepay(settings)
+        if prepay is not None and settings.search == "single":
+            sampling = build.sampling_of(settings)
+            asyncio.run(_prepaid(prepay, [draw_request(each, task, sampling) for each in questions]))
+        found = asyncio.run(_gathered(questions, one, settings.concurrency, run.bar))
+    return [found[question.id] for question in questions], run.exit_code
+
+
+async def _prepaid(prepay: Prepay, requests: Sequence[tuple[Prompt, Sampling]]) -> None:
+    with suppress(BudgetSpentError):  # what was bought by then is used, the others fail one by one
+        await prepay(requests)
 
 
 async def _gathered(

@@ -28,20 +28,27 @@ app = typer.Typer(
 )
 feedback = typer.Typer(help="What people said about answers.", no_args_is_help=True)
 app.add_typer(feedback, name="feedback")
+cache = typer.Typer(help="Draws that were paid for, so that none is twice.", no_args_is_help=True)
+app.add_typer(cache, name="cache")
 
 Config = Annotated[Path | None, typer.Argument(help="A TOML file of settings.", metavar="CONFIG")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 
 INTERRUPTED = 130
+ENDPOINT_FLAGS = ["model", "base_url", "api_key_env", "provider", "api_version", "headers", "capabilities"]
+PACE_FLAGS = [
+    *("timeout_s", "call_deadline_s", "question_deadline_s", "concurrency"),
+    *("requests_per_minute", "tokens_per_minute"),
+]
+MONEY_FLAGS = [
+    *("max_usd", "max_total_tokens", "max_calls", "max_wall_s"),
+    *("key_max_usd", "key_max_tokens", "key_max_calls"),
+    *("usd_per_million_in", "usd_per_million_out", "unpriced"),
+    *("cache", "cache_max_mb", "batch", "batch_poll_s"),
+]
 LLM_FLAGS = [
-    "task",
-    "model",
-    "base_url",
-    "api_key_env",
-    "temperature",
-    "max_tokens",
-    "timeout_s",
-    "concurrency",
+    *("task", *ENDPOINT_FLAGS, "temperature", "max_tokens"),
+    *(*PACE_FLAGS, *MONEY_FLAGS, "log", "trace", "trace_content"),
 ]
 SEARCH_FLAGS = ["search", "draws", "width", "samples", "max_steps", "rule", "abstain_below"]
 RUN_FLAGS = ["seed", "threads", "bf16", "work_dir"]
@@ -58,18 +65,25 @@ FIT_FLAGS = [
 
 
 def command(
-    group: typer.Typer, name: str, settings: Sequence[str], module: str, *, config: bool = True
+    group: typer.Typer,
+    name: str,
+    settings: Sequence[str],
+    module: str,
+    *,
+    config: bool = True,
+    function: str = "run",
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Registers a command whose flags are the named settings.
 
-    The decorated function is only its help text; `module`'s `run(settings, as_json)` does the work, and is
-    imported when the command runs, so that `--help` is quick.
+    The decorated function is only its help text; `function(settings, as_json)` of the module does the work,
+    and is imported when the command runs, so that `--help` is quick.
     """
 
     def register(described: Callable[..., None]) -> Callable[..., None]:
         def body(**given: Any) -> None:
             file, as_json = given.pop("config", None), given.pop("json", False)
-            code = import_module(f"trimtab.cli.{module}").run(resolve(file, given), as_json)
+            work = getattr(import_module(f"trimtab.cli.{module}"), function)
+            code = work(resolve(file, given), as_json)
             raise typer.Exit(code or 0)
 
         parameters = [_parameter("config", Config, None)] if config else []
@@ -135,12 +149,25 @@ def answer() -> None:
     """Answer questions with the adapted model; one JSON row a question."""
 
 
+@command(
+    app,
+    "estimate",
+    [
+        *("for_command", "probe", *LLM_FLAGS, "adapter", "questions", "recorded", "dev"),
+        *("rounds", "judge", "judge_model", *SEARCH_FLAGS, "seed", "work_dir"),
+    ],
+    "estimating",
+)
+def estimate() -> None:
+    """What a run will cost, before it is made: calls, tokens and dollars, expected and at worst."""
+
+
 @command(app, "demo", ["out", "work_dir", "seed", "force"], "demo", config=False)
 def demo() -> None:
     """The whole story offline: an embedded black box, adapted on this machine, before and after."""
 
 
-@command(app, "doctor", ["model", "base_url", "api_key_env", "adapter", "backbone", "work_dir"], "doctor")
+@command(app, "doctor", [*ENDPOINT_FLAGS, "timeout_s", "adapter", "backbone", "work_dir"], "doctor")
 def doctor() -> None:
     """Check this installation, and the endpoint and adapter you name."""
 
@@ -175,6 +202,52 @@ def feedback_import(
     from trimtab.cli.feedback import import_feedback
 
     import_feedback(file, resolve(None, {"work_dir": work_dir}), json)
+
+
+@command(cache, "show", ["work_dir", "cache_max_mb"], "caching", config=False, function="show")
+def cache_show() -> None:
+    """The kept draws by model, their size, and what replaying them has spared."""
+
+
+@cache.command("prune")
+def cache_prune(
+    keep_days: Annotated[float | None, typer.Option(help="Drop what is older, in days.", min=0)] = None,
+    unfinished: Annotated[bool, typer.Option("--unfinished", help="Of unfinished runs too.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go, and keep it.")] = False,
+    cache_max_mb: Annotated[float | None, typer.Option(help="Drop the oldest above this size.")] = None,
+    work_dir: Annotated[Path | None, typer.Option(help="Where the store is. [default: .trimtab]")] = None,
+    json: Json = False,
+) -> None:
+    """Drop the oldest draws; the ledger of what they cost stays whole."""
+    from trimtab.cli.caching import prune
+
+    given = {"dry_run": dry_run or None, "cache_max_mb": cache_max_mb, "work_dir": work_dir}
+    prune(resolve(None, given), json, keep_days=keep_days, unfinished=unfinished)
+
+
+@command(
+    cache,
+    "export",
+    ["questions", "task", "model", "temperature", "max_tokens", "seed", "out", "work_dir"],
+    "caching",
+    config=False,
+    function="export",
+)
+def cache_export() -> None:
+    """Kept draws as JSONL; with --questions as rows of recorded answers, which --recorded reads."""
+
+
+@app.command()
+def runs(
+    run: Annotated[str | None, typer.Argument(help="One run, by its id.")] = None,
+    work_dir: Annotated[Path | None, typer.Option(help="Where the store is. [default: .trimtab]")] = None,
+    json: Json = False,
+) -> None:
+    """What runs have cost: all of them, or one by purpose, with its dollars per 1,000 questions."""
+    from trimtab.cli.ledger import list_runs, show_run
+
+    settings = resolve(None, {"work_dir": work_dir})
+    return show_run(settings, run, json) if run else list_runs(settings, json)
 
 
 def main() -> None:

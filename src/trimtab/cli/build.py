@@ -8,17 +8,16 @@ import os
 from collections.abc import Iterable, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from trimtab import tasks
 from trimtab.cli.console import say
-from trimtab.cli.settings import Settings, api_key
+from trimtab.cli.settings import Settings
 from trimtab.data import load_questions, load_recorded, split
 from trimtab.drawing import BeamSettings
 from trimtab.energy.manifest import MANIFEST_NAME
 from trimtab.errors import ConfigError
 from trimtab.judge import TRUTHFUL, AIJudge, Combined, GroundTruth, Human
-from trimtab.llm import ChatLLM, Filled, Kept
 from trimtab.store import Store
 from trimtab.types import LLM, Judge, Question, Recorded, Sampling, Task
 
@@ -27,7 +26,25 @@ Row = TypeVar("Row", Question, Recorded)
 TRUTHFUL_SELECTION: dict[str, Any] = {"criteria": TRUTHFUL, "top_k": 5}  # the paper's, for TruthfulQA
 THREADS = "threads"  # file in a run's folder
 # What shapes a run's result; the others say where things are or how fast it goes.
-NOT_OF_THE_RUN = {"out", "work_dir", "force", "dry_run", "concurrency", "timeout_s", "api_key_env", "require"}
+NOT_OF_THE_RUN = {
+    *(
+        "out",
+        "work_dir",
+        "force",
+        "dry_run",
+        "require",
+        "log",
+        "trace",
+        "trace_content",
+        "probe",
+        "for_command",
+    ),
+    *("concurrency", "timeout_s", "call_deadline_s", "question_deadline_s"),
+    *("requests_per_minute", "tokens_per_minute", "batch", "batch_poll_s"),
+    *("api_key_env", "headers", "max_usd", "max_total_tokens", "max_calls", "max_wall_s"),
+    *("key_max_usd", "key_max_tokens", "key_max_calls"),
+    *("usd_per_million_in", "usd_per_million_out", "unpriced", "cache", "cache_max_mb"),
+}
 
 
 def named(settings: Settings, *keys: str) -> None:
@@ -48,37 +65,23 @@ def live(settings: Settings) -> bool:
     return settings.model is not None
 
 
-def chat(settings: Settings, model: str | None = None) -> ChatLLM:
-    """The black box of the settings, or another model at the same endpoint."""
-    named(settings, "model")
-    key = api_key(settings)
-    if key is None and settings.base_url is None:
-        raise ConfigError(
-            f"no key for the black box: set the environment variable {settings.api_key_env}, name another "
-            "one with --api-key-env, or give --base-url of an endpoint that needs none"
-        )
-    return ChatLLM(
-        model or settings.model or "",
-        base_url=settings.base_url,
-        api_key=key,
-        timeout_s=settings.timeout_s,
-        concurrency=settings.concurrency,
-    )
+class Models(Protocol):
+    """Whose models judge: a run's client, or what stands for it."""
+
+    def model(self, name: str | None = None) -> LLM:
+        """The black box, or another model at its endpoint."""
+        ...
 
 
-def kept(llm: ChatLLM, store: Store, run_id: str) -> LLM:
-    """The black box whose every response is in the store before it is used; each part under its own key."""
-    return Filled(Kept(llm, store.responses_of(run_id), scope=llm.endpoint))
-
-
-def judge_of(settings: Settings, task: Task, store: Store, run_id: str) -> Judge:
+def judge_of(settings: Settings, task: Task, store: Store, client: Models) -> Judge:
     """SEL as the settings name it."""
     if settings.judge == "truth":
         return GroundTruth(task)
     if settings.judge == "human":
         return Human(store.feedback_for)
+    named(settings, *([] if settings.judge_model else ["model"]))
     ai = AIJudge(
-        kept(chat(settings, settings.judge_model), store, run_id),
+        client.model(settings.judge_model),
         outcome_supervision=task.is_comparable,
         seed=settings.seed,
         **(TRUTHFUL_SELECTION if task.name == "truthfulqa" else {}),

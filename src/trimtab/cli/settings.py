@@ -11,7 +11,7 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -20,6 +20,7 @@ from trimtab.errors import ConfigError
 PREFIX = "TRIMTAB_"
 
 Loss = Literal["ranking_nce", "pooled", "bce", "bradley_terry", "mlm"]
+Provider = Literal["openai", "azure", "litellm"]
 Rule = Literal["auto", "argmax", "majority", "weighted_vote", "importance_vote"]
 
 
@@ -53,8 +54,59 @@ class Settings(BaseModel):
     api_key_env: str = _field("OPENAI_API_KEY", "Name of the environment variable that holds the key.")
     temperature: float | None = _field(1.0, "Sampling temperature.", ge=0, le=2)
     max_tokens: int = _field(512, "Longest answer, in tokens.", ge=1)
-    timeout_s: float = _field(60.0, "Longest wait for one call, in seconds.", gt=0)
-    concurrency: int = _field(20, "Questions in flight at once.", ge=1, le=1000)
+    provider: Provider = _field(
+        "openai", "How the black box is called: openai (any compatible endpoint), azure, litellm."
+    )
+    api_version: str | None = _field(None, "Azure's API version, e.g. 2024-10-21.")
+    headers: str | None = _field(
+        None, "Extra headers: 'Name: value, Name: $VARIABLE'; secrets only as names of environment variables."
+    )
+    capabilities: str | None = _field(
+        None,
+        "What the model takes, where we know it wrongly: 'temperature=no, n=no, stop=yes, seed=no, "
+        "system=no, prefill=no, length=max_completion_tokens'.",
+    )
+    timeout_s: float = _field(60.0, "Longest wait for one HTTP request, in seconds.", gt=0)
+    call_deadline_s: float | None = _field(
+        None, "Longest time for one call with all its attempts, in seconds.", gt=0
+    )
+    question_deadline_s: float | None = _field(None, "Longest time for one question, in seconds.", gt=0)
+    concurrency: int = _field(
+        200,
+        "Most calls in flight at once; begins at 20 and adapts to what the endpoint admits.",
+        ge=1,
+        le=10_000,
+    )
+    requests_per_minute: float | None = _field(None, "Ceiling on requests a minute.", gt=0)
+    tokens_per_minute: float | None = _field(None, "Ceiling on tokens a minute.", gt=0)
+    # money
+    max_usd: float | None = _field(None, "Most dollars this run may spend.", ge=0)
+    max_total_tokens: int | None = _field(None, "Most tokens this run may use, in and out.", ge=0)
+    max_calls: int | None = _field(None, "Most calls this run may pay for.", ge=0)
+    max_wall_s: float | None = _field(None, "Longest time this run may go on asking, in seconds.", gt=0)
+    key_max_usd: float | None = _field(
+        None, "Most dollars that all runs in this work directory may spend with this key.", ge=0
+    )
+    key_max_tokens: int | None = _field(None, "Most tokens that all runs may use with this key.", ge=0)
+    key_max_calls: int | None = _field(None, "Most calls that all runs may pay for with this key.", ge=0)
+    usd_per_million_in: float | None = _field(
+        None, "Price of a million input tokens, where ours is unknown or wrong.", ge=0
+    )
+    usd_per_million_out: float | None = _field(None, "Price of a million output tokens.", ge=0)
+    unpriced: bool = _field(False, "Go on without a known price; limits in dollars are refused then.")
+    cache: bool = _field(True, "Use draws that were paid for before; --no-cache pays for new ones.")
+    cache_max_mb: float = _field(2000.0, "The cache drops its oldest finished draws above this size.", gt=0)
+    batch: bool = _field(False, "Draw complete answers through the provider's batch API, at batch prices.")
+    batch_poll_s: float = _field(30.0, "How often a batch is asked after, in seconds.", gt=0)
+    for_command: Literal["adapt", "answer", "evaluate"] = _field("adapt", "What the estimate is of.")
+    probe: int = _field(
+        0, "Pay for so many questions to measure their length; they are kept for the run itself.", ge=0
+    )
+    log: Path | None = _field(None, "A JSONL file that gets one line a call.")
+    trace: str | None = _field(
+        None, "Name of an OpenTelemetry exporter, e.g. otlp: one span a call, by the gen_ai conventions."
+    )
+    trace_content: bool = _field(False, "Prompts and answers in the spans too.")
     # the energy model
     adapter: Path | None = _field(None, "Adapter folder.")
     backbone: str = _field(
@@ -165,12 +217,42 @@ def resolve(
 
 def _explain(error: Any, origin: Mapping[str, str]) -> str:
     key = str(error["loc"][0])
-    return f"{origin.get(key, 'settings')}: {key}: {error['msg']}, but it is {error['input']!r}"
+    said = str(error["msg"]).replace("Input should be", "should be").replace("Value error, ", "")
+    return f"{_spelt(key, origin.get(key, ''))}: {said}, but it is {error['input']!r}"
+
+
+def _spelt(key: str, source: str) -> str:
+    """The setting as its source spells it, so that the user finds it again."""
+    if source == "flags":
+        return f"--{key.replace('_', '-')}"
+    return f"{PREFIX}{key.upper()}" if source == "environment" else f"{source or 'settings'}: {key}"
 
 
 def api_key(settings: Settings) -> str | None:
     """The key for the black box, from the variable the settings name; None if it is not set."""
     return os.environ.get(settings.api_key_env)
+
+
+def headers_of(settings: Settings) -> dict[str, str]:
+    """The extra headers, the variables that they name read.
+
+    Raises:
+        ConfigError: a header that cannot be read, or a variable that is not set; no value is shown.
+    """
+    pieces = [piece.strip() for piece in (settings.headers or "").split(",") if piece.strip()]
+    return dict(_header(piece) for piece in pieces)
+
+
+def _header(piece: str) -> tuple[str, str]:
+    name, mark, value = (part.strip() for part in piece.partition(":"))
+    if not mark or not name or not value:
+        raise ConfigError("headers: write 'Name: value, Name: $VARIABLE'; one of them is not of this form")
+    if value.startswith("$"):
+        found = os.environ.get(value[1:])
+        if found is None:
+            raise ConfigError(f"headers: {name}: the environment variable {value[1:]} is not set")
+        return name, found
+    return name, value
 
 
 def flag(name: str) -> Any:
@@ -179,12 +261,20 @@ def flag(name: str) -> Any:
 
     field = Settings.model_fields[name]
     kind: Any = field.annotation
-    shown = "" if field.default is None or field.default is False else f" [default: {field.default}]"
-    flags = [f"--{name.replace('_', '-')}"]
-    return Annotated[
-        _simple(kind) | None,
-        typer.Option(*flags, help=(field.description or "") + shown, show_default=False),
-    ]
+    spelt = name.replace("_", "-")
+    # What is on by default needs a way to be turned off.
+    flags = [f"--{spelt}/--no-{spelt}"] if field.default is True else [f"--{spelt}"]
+    text = " ".join([field.description or "", *_choices(kind), *_default(field.default)])
+    return Annotated[_simple(kind) | None, typer.Option(*flags, help=text, show_default=False)]
+
+
+def _choices(kind: Any) -> list[str]:
+    choices = get_args(kind) if get_origin(kind) is Literal else ()
+    return [f"[{' | '.join(choices)}]"] if choices else []
+
+
+def _default(value: Any) -> list[str]:
+    return [] if value is None or isinstance(value, bool) else [f"[default: {value}]"]
 
 
 def _simple(kind: Any) -> Any:

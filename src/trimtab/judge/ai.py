@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from trimtab.judge.reply import chosen_labels, labels
-from trimtab.types import LLM, Candidate, Judgement, Message, Prompt, Question, Sampling, Usage
+from trimtab.types import LLM, Candidate, Judgement, Message, Prompt, Purpose, Question, Sampling, Usage
 
 # The paper's four criteria, in our words.
 REASONING = (
@@ -107,7 +107,7 @@ class AIJudge:
         usage = Usage()
         for attempt in range(self._attempts):
             shown = self._order(question, texts, attempt)
-            prompt = Prompt(_messages(question, shown, self._criteria, count), question_id=question.id)
+            prompt = Prompt(_messages(question, shown, self._criteria, count), question.id, Purpose.JUDGING)
             reply = await self._llm.complete(prompt, self._sampling(attempt))
             usage += reply.usage
             picked = chosen_labels(reply.completions[0].text, labels(len(shown)), count)

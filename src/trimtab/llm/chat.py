@@ -1,62 +1,73 @@
-"""`ChatLLM`: any OpenAI-compatible endpoint, through the official SDK.
+"""`ChatLLM`: a chat model behind an API, asked once for each call that it takes.
 
-Errors of the SDK are turned into ours here, and secrets are taken out of them. Retries live in `retry`,
-the keeping of paid responses in `kept`, asking again for what is missing of n in `filled`. The key is
-handed in by the caller, who may read the environment.
+A request is shaped by what the model takes, waits for its turn, is charged, sent, and tried again where that
+may help; each HTTP request becomes one line of the ledger. How a request travels is `transport`'s, how often
+it is tried `retry`'s; the keeping of paid draws is `cached`'s, asking again for what is missing of n is
+`filled`'s.
 """
 
 from __future__ import annotations
 
 import asyncio
-import base64
-import email.utils
+import hashlib
 import json
-import re
 import time
-from collections.abc import AsyncGenerator, Mapping
-from dataclasses import dataclass
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
-from urllib.parse import parse_qsl, unquote, urlsplit, urlunsplit
 
-import openai
-
-from trimtab.errors import ConfigError, EndpointError, LLMError, RefusedError
-from trimtab.llm.retry import AttemptFailedError, retried
+from trimtab.errors import EndpointError, LLMError
+from trimtab.llm.budget import Budget, Limits, worst_case
+from trimtab.llm.capabilities import Capabilities, Learned
+from trimtab.llm.limiter import Limiter
+from trimtab.llm.observed import Observer
+from trimtab.llm.patience import Waits
+from trimtab.llm.prices import Prices
+from trimtab.llm.retry import LONGEST_THROTTLED_S, THROTTLED, retried
 from trimtab.llm.stops import before_stop
-from trimtab.types import Completion, Completions, Prompt, Sampling, Usage
+from trimtab.llm.transport import AttemptError, OpenAITransport, RawReply, Transport, unreadable
+from trimtab.types import Call, Completion, Completions, Message, Outcome, Prompt, Sampling, Usage
 
-OPENAI_URL = "https://api.openai.com/v1"
-SHOWN = 400  # how many characters of a server's words an error repeats
-RETRYABLE_4XX = frozenset({408, 409, 425, 429})
-# What servers themselves echo of a key that is not ours word for word ("Incorrect API key: sk-ab***xyz").
-KEY_LIKE = re.compile(r"(?:\bBearer\s+|\bsk-)[^\s\"',;]+")
+REFUSED_PARAMETER = (400, 422)
+BYTES_A_TOKEN = 4  # of English; providers, too, only estimate what a request counts against tokens a minute
 
 
 @dataclass(frozen=True, slots=True)
-class _Line:
-    """What belongs to one event loop: connections cannot be used from another."""
+class _Request:
+    """One request, as often as it is tried."""
 
-    client: openai.AsyncOpenAI
-    free: asyncio.Semaphore
+    prompt: Prompt
+    sampling: Sampling
+    worst: Usage
+    waits: Waits
 
 
 class ChatLLM:
-    """A chat model behind an OpenAI-compatible endpoint.
+    """A chat model behind an API.
 
     Args:
         model: its name, as the endpoint knows it.
-        base_url: the endpoint, with its `/v1`; OpenAI's own if left out. A login in it is sent as basic
-            authorization where no key is given. A query in it goes with each request, and into the logs of
-            the HTTP library: secrets belong in `headers`.
-        api_key: sent as bearer token; never shown in a message, a repr or a log.
-        headers: sent with each request, for endpoints that want more; kept as secret as the key.
+        base_url, api_key, headers, api_version: see `OpenAITransport`.
+        payer: the name under which the ledger puts what is paid: that of the key's environment variable.
         timeout_s: the longest wait for one HTTP request.
-        attempts: how often one request is tried while its error is worth another attempt.
-        concurrency: requests in flight at once; one that waits before another attempt is not in flight.
+        attempts: how often one request is tried while its error is worth another attempt; being told to
+            slow down (429) is not counted.
         backoff_s: the longest wait after the first failed attempt; doubles with each further one.
+        patience_s: the longest time that one request goes on being told to slow down.
+        call_deadline_s: the longest time for one call with all its attempts and waits.
+        concurrency: most requests in flight at once, where no limiter is given.
+        transport: another way to send requests than the official SDK's.
+        capabilities: what the model takes; its family's row, corrected by what the endpoint refuses.
+        limiter: shared by all who ask the same endpoint; one of its own if left out.
+        prices: what tokens cost; unknown if left out.
+        budget: what may be spent; without limits if left out.
+        watch: observers, told of every HTTP request as it ends.
+        idempotent: a word that tells this run's requests from another's; with it, each draw is asked for
+            under an `Idempotency-Key`, so that an endpoint that knows the header bills a repetition once.
 
     Raises:
-        ConfigError: a base URL without scheme and host, or a key that cannot stand in a header.
+        ConfigError: an address or a key that cannot be used.
     """
 
     def __init__(
@@ -65,23 +76,39 @@ class ChatLLM:
         *,
         base_url: str | None = None,
         api_key: str | None = None,
+        payer: str = "",
         headers: Mapping[str, str] | None = None,
+        api_version: str | None = None,
         timeout_s: float = 60.0,
         attempts: int = 4,
-        concurrency: int = 20,
         backoff_s: float = 0.5,
+        patience_s: float = LONGEST_THROTTLED_S,
+        call_deadline_s: float | None = None,
+        concurrency: int = 200,
+        transport: Transport | None = None,
+        capabilities: Capabilities | None = None,
+        limiter: Limiter | None = None,
+        prices: Prices | None = None,
+        budget: Budget | None = None,
+        watch: Sequence[Observer] = (),
+        idempotent: str | None = None,
     ) -> None:
         self._model = model
-        self._url = base_url or OPENAI_URL
-        self._key = (api_key or "").strip()
-        self._headers = dict(headers or {})
+        self._payer = payer
         self._timeout_s = timeout_s
         self._attempts = max(1, attempts)
-        self._concurrency = max(1, concurrency)
         self._backoff_s = backoff_s
-        self._lines: dict[asyncio.AbstractEventLoop, _Line] = {}
-        self._openers: dict[asyncio.AbstractEventLoop, AsyncGenerator[_Line, None]] = {}
-        self._refuse_unusable()
+        self._patience_s = patience_s
+        self._call_deadline_s = call_deadline_s
+        self._transport: Transport = transport or OpenAITransport(
+            base_url, api_key=api_key, headers=headers, api_version=api_version, connections=concurrency
+        )
+        self.capabilities = Learned(model, capabilities)
+        self._limiter = limiter or Limiter(most=concurrency)
+        self._prices = prices
+        self._budget = budget or Budget(Limits())
+        self._watch = tuple(watch)
+        self._idempotent = idempotent
 
     def __repr__(self) -> str:
         return f"ChatLLM({self._model!r}, base_url={self.endpoint!r})"
@@ -93,214 +120,289 @@ class ChatLLM:
 
     @property
     def endpoint(self) -> str:
-        """The base URL, without any credentials in it."""
-        parts = urlsplit(self._url)
-        return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+        """Where requests go, without any credentials in it."""
+        return self._transport.endpoint
 
     async def complete(self, prompt: Prompt, sampling: Sampling) -> Completions:
         """Up to `sampling.n` completions of the prompt, asked for in one request.
 
         An endpoint may give fewer than asked for, and many give one whatever is asked; `Filled` asks again.
-        `usage.calls` is 1.
+        `usage` is the sum over all the attempts that may be billed, `calls` has a line for each attempt.
 
         Raises:
-            EndpointError: unreachable, timed out or failing, after all attempts.
+            EndpointError: unreachable, timed out or failing, after all attempts or at the deadline.
             RefusedError: it understood and said no (key, model name, parameter, quota).
+            BudgetSpentError: a limit is reached; this call was not made.
         """
-        line = await self._line()
-        return await retried(
-            lambda: self._attempt(line, prompt, sampling), attempts=self._attempts, backoff_s=self._backoff_s
-        )
+        request = _Request(prompt, sampling, self._worst(prompt, sampling), Waits())
+        calls: list[Call] = []
+        try:
+            async with asyncio.timeout(self._call_deadline_s), request.waits:
+                reply = await retried(
+                    lambda attempt: self._attempt(request, attempt, calls),
+                    attempts=self._attempts,
+                    backoff_s=self._backoff_s,
+                    longest_throttled_s=self._patience_s,
+                )
+            return replace(reply, calls=tuple(calls), usage=_sum(calls))
+        except LLMError as error:
+            error.calls = tuple(calls)
+            raise
+        except TimeoutError:
+            failed = EndpointError(
+                f"{self.endpoint} did not answer within {self._deadline(request)}, "
+                f"after {len(calls)} attempts",
+                retryable=True,
+            )
+            failed.calls = tuple(calls)
+        raise failed
+
+    def _deadline(self, request: _Request) -> str:
+        """The one that a request has missed, in words."""
+        if request.waits.is_out:
+            return "the question's deadline"
+        return f"the call's deadline of {self._call_deadline_s:g} s"
 
     async def close(self) -> None:
         """Close this event loop's connections; a later call opens new ones."""
-        opener = self._openers.get(asyncio.get_running_loop())
-        if opener is not None:
-            await opener.aclose()
+        await self._transport.close()
 
-    async def _attempt(self, line: _Line, prompt: Prompt, sampling: Sampling) -> Completions:
-        async with line.free:
-            reply = await self._reply(line.client, _body(self._model, prompt, sampling))
-        try:
-            return _completions(reply, sampling, self._model)
-        except _UnreadableReplyError as error:
-            raise self._failing(f"gave a reply that is not a chat completion ({error})") from None
+    # ------------------------------------------------------------------ requests made elsewhere (batches)
 
-    async def _reply(self, client: openai.AsyncOpenAI, body: dict[str, Any]) -> Any:
-        # Errors are raised after their except block, so that not even __context__ holds the SDK's exception.
-        try:
-            async with asyncio.timeout(
-                self._timeout_s
-            ):  # the SDK's own limit is on each read, not on the whole
-                return await client.chat.completions.create(**body)
-        except openai.APIStatusError as error:
-            failed = self._said_no(error)
-        except (openai.APITimeoutError, TimeoutError):
-            failed = self._failing(f"did not answer within {self._timeout_s:g} s")
-        except openai.APIConnectionError as error:
-            failed = self._failing(f"could not be reached ({_reason(error)})")
-        except (openai.APIError, json.JSONDecodeError) as error:
-            failed = self._failing(f"gave a reply that cannot be read ({error})")
-        raise failed
+    @property
+    def payer(self) -> str:
+        """The name under which the ledger puts what is paid."""
+        return self._payer
 
-    def _said_no(self, error: openai.APIStatusError) -> AttemptFailedError:
-        status = error.status_code
-        is_spent = error.code == "insufficient_quota"  # comes as 429, and no wait helps
-        if (status >= 500 or status in RETRYABLE_4XX) and not is_spent:
-            what = f"answered {status}: {_words(error)}"
-            return self._failing(what, status, error.request_id, _retry_after_s(error.response.headers))
-        message = self._clean(
-            f"{self.endpoint} refused the request for model '{self._model}' with status {status}: "
-            f"{_words(error)}. {_advice(status)}"
+    @property
+    def most_at_once(self) -> int:
+        """The most completions that one request asks for."""
+        return self.capabilities.most_at_once
+
+    def body(self, prompt: Prompt, sampling: Sampling) -> dict[str, Any]:
+        """What is sent for a request."""
+        return request_body(self._model, prompt, sampling, self.capabilities.row_for(sampling))
+
+    def read(self, body: Any, sampling: Sampling) -> Completions:
+        """The completions in an answer's body, usage unpriced, and a worst case where unreported.
+
+        Raises:
+            EndpointError: there are none to be read.
+        """
+        completions = _completions(body, sampling)
+        if not completions:
+            raise unreadable(self._transport, RawReply(body, 200, None), None).error
+        usage = _usage(body) or Usage(output_tokens=sampling.n * sampling.max_tokens, calls=1)
+        return Completions(completions, usage, self._model)
+
+    def worst(self, prompt: Prompt, sampling: Sampling) -> Usage:
+        """The most that a request can use, priced where prices are known."""
+        return self._worst(prompt, sampling)
+
+    # ------------------------------------------------------------------ one attempt
+
+    async def _attempt(self, request: _Request, attempt: int, calls: list[Call]) -> Completions:
+        """One attempt; what the endpoint says it does not take is left out, and it is asked again at once."""
+        while True:
+            body = self.body(request.prompt, request.sampling)
+            try:
+                return await self._sent(request, body, attempt, calls)
+            except AttemptError as failed:
+                error = failed.error
+                is_learned = error.status in REFUSED_PARAMETER and self.capabilities.refused(
+                    str(error), body, failed.parameter
+                )
+            if not is_learned:
+                raise error
+
+    async def _sent(
+        self, request: _Request, body: dict[str, Any], attempt: int, calls: list[Call]
+    ) -> Completions:
+        worst = request.worst
+        async with self._limiter.slot(worst.input_tokens // BYTES_A_TOKEN + worst.output_tokens) as slot:
+            hold = await self._budget.reserve(worst)
+            line = _Line(request, self._model, self.endpoint, self._payer, attempt, body.get("n", 1))
+            # What stands when this is cancelled on its way: it may be billed all the same.
+            call, reply = line.ended(Outcome.UNCERTAIN, worst, error="cancelled"), None
+            try:
+                with request.waits.on_its_way():
+                    raw = await self._transport.send(body, self._timeout_s, self._draws_key(request, body))
+                reply = self._read(raw, request, body)
+                call = line.ended(Outcome.PAID, reply.usage, status=raw.status, request_id=raw.request_id)
+                slot.succeeded()
+                return reply
+            except AttemptError as failed:
+                call = line.failed(failed)
+                if failed.error.status == THROTTLED:
+                    slot.throttled(failed.error.retry_after_s)
+                raise
+            finally:
+                self._budget.settle(hold, call.usage)
+                calls.append(call)
+                for observer in self._watch:
+                    observer.ended(call, request.prompt, reply, request.sampling)
+
+    def _read(self, raw: RawReply, request: _Request, body: Mapping[str, Any]) -> Completions:
+        """The completions of a reply, their usage priced."""
+        completions = _completions(raw.document, request.sampling)
+        usage = _usage(raw.document)
+        if not completions:
+            raise unreadable(self._transport, raw, usage and self._priced(usage))
+        self.capabilities.gave(len(completions), of=body.get("n", 1))
+        named = raw.document.get("model")
+        return Completions(
+            completions,
+            self._priced(usage) if usage else request.worst,
+            named if isinstance(named, str) else self._model,
         )
-        return AttemptFailedError(RefusedError(message, status=status, request_id=error.request_id))
 
-    def _failing(
+    def _worst(self, prompt: Prompt, sampling: Sampling) -> Usage:
+        row = self.capabilities.row
+        n = min(sampling.n, row.most_at_once)
+        return self._priced(worst_case(prompt.messages, n, sampling.max_tokens + row.reasoning_tokens))
+
+    def _priced(self, usage: Usage) -> Usage:
+        return usage if self._prices is None else self._prices.priced(self._model, usage)
+
+    def _draws_key(self, request: _Request, body: Mapping[str, Any]) -> str | None:
+        """The same for each attempt at the same draws of the same run, another for all else."""
+        if self._idempotent is None:
+            return None
+        written = json.dumps([self._idempotent, request.sampling.start, body], sort_keys=True)
+        return hashlib.sha256(written.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """A line of the ledger that has begun."""
+
+    request: _Request
+    model: str
+    endpoint: str
+    payer: str
+    attempt: int
+    n: int
+    id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    started_at: float = field(default_factory=time.time)
+    began: float = field(default_factory=time.monotonic)
+
+    def ended(
         self,
-        what: str,
+        outcome: Outcome,
+        usage: Usage,
+        *,
         status: int | None = None,
         request_id: str | None = None,
-        retry_after_s: float | None = None,
-    ) -> AttemptFailedError:
-        wait = f" It asks to wait {retry_after_s:g} s." if retry_after_s else ""
-        message = self._clean(
-            f"{self.endpoint} {what}, after up to {self._attempts} attempts.{wait} Check that the base URL "
-            "is right (it usually ends in /v1), and the server up, reachable from here and not overloaded."
+        error: str = "",
+    ) -> Call:
+        """The whole line."""
+        return Call(
+            id=self.id,
+            purpose=self.request.prompt.purpose,
+            model=self.model,
+            endpoint=self.endpoint,
+            payer=self.payer,
+            outcome=outcome,
+            usage=usage,
+            seconds=time.monotonic() - self.began,
+            started_at=self.started_at,
+            attempt=self.attempt,
+            n=self.n,
+            status=status,
+            request_id=request_id,
+            error=error,
         )
-        error: LLMError = EndpointError(message, retryable=True, status=status, request_id=request_id)
-        return AttemptFailedError(error, retry_after_s)
 
-    def _clean(self, text: str) -> str:
-        parts = urlsplit(self._url)
-        queried = [value for _, value in parse_qsl(parts.query)]
-        secrets = [self._key, unquote(parts.password or ""), *queried, *self._headers.values()]
-        for secret in sorted(secrets, key=len, reverse=True):
-            if len(secret) > 3:  # shorter ones are placeholders, and blanking them would garble the message
-                text = text.replace(secret, "[redacted]")
-        return KEY_LIKE.sub("[redacted]", text)
-
-    def _login(self) -> dict[str, str]:
-        login = urlsplit(self._url).netloc.rpartition("@")[0]
-        if self._key or not login:
-            return {}
-        return {"Authorization": f"Basic {base64.b64encode(unquote(login).encode()).decode()}"}
-
-    def _refuse_unusable(self) -> None:
-        parts = urlsplit(self._url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ConfigError(
-                f"a base URL starts with http:// or https:// and names a host, e.g. {OPENAI_URL}; "
-                f"this one does not: {self.endpoint or '(empty)'}"
-            )
-        if not (self._key.isascii() and self._key.isprintable()):
-            raise ConfigError(
-                "the API key holds characters that cannot be sent; was it pasted whole and alone?"
-            )
-
-    async def _line(self) -> _Line:
-        loop = asyncio.get_running_loop()
-        if loop not in self._lines:
-            self._openers[loop] = self._opened(loop)
-            self._lines[loop] = await anext(self._openers[loop])
-        return self._lines[loop]
-
-    async def _opened(self, loop: asyncio.AbstractEventLoop) -> AsyncGenerator[_Line, None]:
-        # A generator, because an event loop that ends closes its open generators: the connections go with
-        # the loop even where nobody calls close().
-        client = openai.AsyncOpenAI(
-            api_key=self._key or "no-key",  # the SDK wants one; servers without keys do not look at it
-            base_url=self.endpoint,  # the HTTP library logs whole URLs: no login may stand in this one
-            default_headers={**self._login(), **self._headers},
-            default_query=dict(parse_qsl(urlsplit(self._url).query)),
-            timeout=self._timeout_s,
-            max_retries=0,
+    def failed(self, failed: AttemptError) -> Call:
+        """The line of an attempt that brought nothing to use."""
+        error = failed.error
+        outcome = Outcome.UNCERTAIN if failed.may_be_billed else Outcome.UNPAID
+        charged = failed.usage or self.request.worst
+        return self.ended(
+            outcome,
+            charged if failed.may_be_billed else Usage(usd=0.0),
+            status=error.status,
+            request_id=error.request_id,
+            error=" ".join(str(error).split()),
         )
-        try:
-            yield _Line(client, asyncio.Semaphore(self._concurrency))
-        finally:
-            del self._lines[loop], self._openers[loop]
-            await client.close()
 
 
-class _UnreadableReplyError(ValueError):
-    """A reply with status 200 that holds no completions."""
+def _sum(calls: Sequence[Call]) -> Usage:
+    return sum((call.usage for call in calls[1:]), calls[0].usage) if calls else Usage()
 
 
-def _body(model: str, prompt: Prompt, sampling: Sampling) -> dict[str, Any]:
-    """What is sent: only what was asked for, since some endpoints refuse parameters they do not know."""
+# --------------------------------------------------------------------------- the request
+
+
+def request_body(model: str, prompt: Prompt, sampling: Sampling, row: Capabilities) -> dict[str, Any]:
+    """What is sent: only what was asked for and what the model takes."""
+    n = min(sampling.n, row.most_at_once)
     optional = {
-        "n": sampling.n if sampling.n > 1 else None,
-        "temperature": sampling.temperature,
-        "stop": list(sampling.stop) or None,
-        "seed": sampling.seed,
+        "n": n if n > 1 else None,
+        "temperature": sampling.temperature if row.temperature else None,
+        "stop": (list(sampling.stop) or None) if row.stop else None,
+        "seed": sent_seed(sampling) if row.seed else None,
     }
     return {
         "model": model,
-        "messages": [{"role": message.role, "content": message.content} for message in prompt.messages],
-        "max_tokens": sampling.max_tokens,
+        "messages": _messages(prompt.messages, row.system),
+        row.length: sampling.max_tokens + row.reasoning_tokens,
         **{key: value for key, value in optional.items() if value is not None},
     }
 
 
-def _completions(reply: Any, sampling: Sampling, model: str) -> Completions:
-    choices = getattr(reply, "choices", None)
-    if not choices:
-        raise _UnreadableReplyError(_excerpt(reply))
-    read = tuple(_completion(choice, sampling.stop) for choice in choices[: sampling.n])
-    return Completions(read, _usage(getattr(reply, "usage", None)), getattr(reply, "model", None) or model)
+def sent_seed(sampling: Sampling) -> int | None:
+    """The caller's seed, or one made of it for later draws: with the same one, a server repeats itself."""
+    if sampling.seed is None or sampling.start == 0:
+        return sampling.seed
+    digest = hashlib.sha256(f"{sampling.seed}:{sampling.start}".encode()).digest()
+    return int.from_bytes(digest[:4], "big") >> 1  # 31 bits: what every endpoint takes
 
 
-def _completion(choice: Any, stops: tuple[str, ...]) -> Completion:
-    content = getattr(getattr(choice, "message", None), "content", None)
+def _messages(messages: Sequence[Message], takes_system: bool) -> list[dict[str, str]]:
+    if takes_system:
+        return [{"role": message.role, "content": message.content} for message in messages]
+    spoken = [message for message in messages if message.role != "system"]
+    preface = "\n\n".join(message.content for message in messages if message.role == "system")
+    written = [{"role": message.role, "content": message.content} for message in spoken]
+    if not preface:
+        return written
+    if written and written[0]["role"] == "user":
+        written[0]["content"] = f"{preface}\n\n{written[0]['content']}"
+        return written
+    return [{"role": "user", "content": preface}, *written]
+
+
+# --------------------------------------------------------------------------- the reply
+
+
+def _completions(document: Any, sampling: Sampling) -> tuple[Completion, ...]:
+    """The completions in a reply; none where it is not what a chat completion looks like."""
+    choices = document.get("choices") if isinstance(document, dict) else None
+    if not isinstance(choices, list):
+        return ()
+    read = [
+        _completion(choice, sampling.stop) for choice in choices[: sampling.n] if isinstance(choice, dict)
+    ]
+    return tuple(read)
+
+
+def _completion(choice: Mapping[str, Any], stops: tuple[str, ...]) -> Completion:
+    message = choice.get("message")
+    content = message.get("content") if isinstance(message, dict) else None
     text = content if isinstance(content, str) else ""
     cut = before_stop(text, stops)
-    ran_out = choice.finish_reason == "length" and cut == text
+    ran_out = choice.get("finish_reason") == "length" and cut == text
     finish: Literal["stop", "length"] = "length" if ran_out else "stop"
     return Completion(cut, finish)
 
 
-def _usage(usage: Any) -> Usage:
-    return Usage(
-        getattr(usage, "prompt_tokens", 0) or 0, getattr(usage, "completion_tokens", 0) or 0, calls=1
-    )
-
-
-def _words(error: openai.APIStatusError) -> str:
-    """What the server itself said, in one short line."""
-    said = error.body.get("message") if isinstance(error.body, dict) else None
-    return _excerpt(said or error.message).rstrip(".")
-
-
-def _excerpt(said: object) -> str:
-    line = " ".join(str(said).split())
-    return line if len(line) <= SHOWN else line[:SHOWN] + "…"
-
-
-def _reason(error: openai.APIConnectionError) -> str:
-    cause = error.__cause__
-    return f"{type(cause).__name__}: {_excerpt(cause)}" if cause is not None else _excerpt(error)
-
-
-def _advice(status: int) -> str:
-    if status in (401, 403):
-        return "Check the API key: is it set, whole, and meant for this endpoint and model?"
-    if status == 404:
-        return "Check the model's name and the base URL (it usually ends in /v1)."
-    if status == 429:
-        return "The account's quota is spent: check its plan and billing."
-    return "Check the parameters: not every model takes temperature, n, stop or max_tokens."
-
-
-def _retry_after_s(headers: Mapping[str, str]) -> float | None:
-    """What `Retry-After` asks for: seconds or an HTTP date; `retry-after-ms` is Azure's and finer."""
-    if (milliseconds := _number(headers.get("retry-after-ms"))) is not None:
-        return milliseconds / 1000
-    said = headers.get("retry-after")
-    if (seconds := _number(said)) is not None:
-        return seconds
-    date = email.utils.parsedate_tz(said) if said else None
-    return max(0.0, email.utils.mktime_tz(date) - time.time()) if date else None
-
-
-def _number(text: str | None) -> float | None:
-    return float(text) if text and re.fullmatch(r"\s*\d+(?:\.\d+)?\s*", text) else None
+def _usage(document: Any) -> Usage | None:
+    """What the endpoint reports as used; None where it reports nothing."""
+    usage = document.get("usage") if isinstance(document, dict) else None
+    if not isinstance(usage, dict):
+        return None
+    counts = [usage.get(key) for key in ("prompt_tokens", "completion_tokens")]
+    if not all(isinstance(count, int) and count >= 0 for count in counts):
+        return None
+    return Usage(counts[0] or 0, counts[1] or 0, calls=1)

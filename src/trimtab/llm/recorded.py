@@ -13,8 +13,9 @@ class RecordedLLM:
     """Replays recorded answers, found by `Prompt.question_id`.
 
     A request for n gets n different recorded answers in the order recorded, starting at number
-    `sampling.seed` modulo their count (0 without a seed) and going on from the first after the last. The
-    rest of the sampling cannot change what was said long ago and is not looked at. Usage is zero.
+    `sampling.seed` (0 without one) plus `sampling.start`, modulo their count, and going on from the first
+    after the last. The rest of the sampling cannot change what was said long ago and is not looked at.
+    Usage is zero.
 
     Args:
         recorded: the questions with their answers; rows that share an id follow one another.
@@ -45,7 +46,7 @@ class RecordedLLM:
         samples = self._samples.get(prompt.question_id or "", [])
         if len(samples) < max(1, sampling.n):
             raise NoRecordError(_shortage(self._name, prompt.question_id, len(samples), sampling.n))
-        start = (sampling.seed or 0) % len(samples)
+        start = ((sampling.seed or 0) + sampling.start) % len(samples)
         drawn = (samples[start:] + samples[:start])[: sampling.n]
         return Completions(tuple(Completion(sample.text) for sample in drawn), Usage(), self._name)
 

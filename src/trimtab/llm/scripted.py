@@ -16,9 +16,9 @@ class ScriptedLLM:
 
     Args:
         script: a function of the prompt and the number of the draw, which is `sampling.seed` (0 without one)
-            plus the draw's place in its request: the same request is answered the same again. Or a map from
-            question id to its answers, used in turn by that number. Or a sequence of answers, each given
-            once, in order, whatever is asked.
+            plus the number of the draw in its request: the same request is answered the same again. Or a
+            map from question id to its answers, used in turn by that number. Or a sequence of answers, each
+            given once, in order, whatever is asked.
         name: what is recorded as the model's name.
         failures: by number of the call, from 1: the error raised in place of an answer.
 
@@ -51,7 +51,7 @@ class ScriptedLLM:
         self.prompts.append(prompt)
         if self.calls in self._failures:
             raise self._failures[self.calls]
-        first = sampling.seed or 0
+        first = (sampling.seed or 0) + sampling.start
         texts = [before_stop(self._line(prompt, first + at), sampling.stop) for at in range(sampling.n)]
         asked = sum(len(message.content.split()) for message in prompt.messages)
         usage = Usage(asked, sum(len(text.split()) for text in texts), calls=1)

@@ -1,7 +1,27 @@
-"""The only SQL: paid responses, rounds and feedback, in SQLite by default or any database by URL."""
+"""The only SQL: paid draws and their ledger, rounds and feedback, in SQLite by default or in PostgreSQL."""
 
 from __future__ import annotations
 
-from trimtab.store.store import RoundRecord, Run, Store
+from trimtab.store.batches import Batch
+from trimtab.store.history import PaidCall, Past
+from trimtab.store.ledger import Cost, Replays
+from trimtab.store.rounds import RoundRecord
+from trimtab.store.runs import FINISHED, RUNNING, Run
+from trimtab.store.samples import CacheLine, KeptDraw, Pruned
+from trimtab.store.store import Store
 
-__all__ = ["RoundRecord", "Run", "Store"]
+__all__ = [
+    "FINISHED",
+    "RUNNING",
+    "Batch",
+    "CacheLine",
+    "Cost",
+    "KeptDraw",
+    "PaidCall",
+    "Past",
+    "Pruned",
+    "Replays",
+    "RoundRecord",
+    "Run",
+    "Store",
+]

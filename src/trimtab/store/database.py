@@ -69,6 +69,8 @@ def _url(url_or_path: str | Path) -> URL:
         return url.set(drivername="postgresql+psycopg")
     if url.drivername == "sqlite" and url.database not in (None, "", ":memory:"):
         return _file_url(Path(str(url.database)))
+    if url.get_backend_name() not in ("sqlite", "postgresql"):
+        raise InputError(f"{shown(url)}: a store is a file (SQLite) or a postgresql:// URL, nothing else")
     return url
 
 
@@ -124,10 +126,16 @@ def _begin_sqlite(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
 
-def _bring_up_to_date(engine: Engine) -> None:
-    """Runs the missing steps in one transaction, so that a killed opening leaves nothing half made."""
+def migrations() -> Config:
+    """What alembic's commands need to know; they also want a `connection` among its attributes."""
     config = Config(attributes={"version_table": VERSION_TABLE})
     config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
+    return config
+
+
+def _bring_up_to_date(engine: Engine) -> None:
+    """Runs the missing steps in one transaction, so that a killed opening leaves nothing half made."""
+    config = migrations()
     script = ScriptDirectory.from_config(config)
     with _ONE_AT_A_TIME, engine.execution_options(trimtab_writes=True).begin() as connection:
         if _version(connection, script) != script.get_current_head():

@@ -1,6 +1,7 @@
 """The tables, as SQLAlchemy sees them; how they came about stands in `migrations`.
 
-Run ids are labels given by the caller; responses are shared by all runs, so they outlive the run that paid.
+Run ids are labels given by the caller; samples and calls outlive the run that paid: the samples are shared
+by all runs, the calls are money that is gone.
 """
 
 from __future__ import annotations
@@ -9,10 +10,12 @@ import json
 from typing import Any
 
 from sqlalchemy import (
+    Boolean,
     Column,
     DateTime,
     Dialect,
     Float,
+    Index,
     Integer,
     MetaData,
     String,
@@ -44,6 +47,17 @@ class Json(TypeDecorator[Any]):
         return None if value is None else json.loads(value)
 
 
+class Line(TypeDecorator[str]):
+    """One line that somebody else's program wrote; what no database takes in it stands as a �."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        """The line without NULs and half surrogate pairs."""
+        return None if value is None else value.encode("utf-8", "replace").decode().replace("\0", "�")
+
+
 runs = Table(
     "runs",
     metadata,
@@ -55,18 +69,68 @@ runs = Table(
     Column("updated_at", DateTime(timezone=True), nullable=False),
 )
 
-responses = Table(
-    "responses",
+samples = Table(
+    "samples",
     metadata,
-    Column("key", String(200), primary_key=True),
-    Column("run_id", String(200), nullable=True, index=True),  # the run that paid
-    Column("model", Text, nullable=False),
-    Column("completions", Json, nullable=False),
-    Column("calls", Integer, nullable=False),
+    Column("key", String(200), primary_key=True),  # of the request
+    Column("number", Integer, primary_key=True, autoincrement=False),  # of the draw
+    Column("text", Json, nullable=False),
+    Column("finish", String(10), nullable=False),
+    Column("model", Line, nullable=False),
+    Column("call_id", String(200), nullable=True),  # the call that paid; null: nobody did
+    Column("run_id", String(200), nullable=False),  # the run that used it last
+    Column("usd", Float(53), nullable=True),  # its share of what was paid
+    Column("size", Integer, nullable=False),  # bytes it takes, roughly
+    Column("created_at", Float(53), nullable=False),  # seconds since the epoch
+    Index("ix_samples_created_at", "created_at", "size"),  # its own sum and order: no text is read for them
+)
+
+calls = Table(
+    "calls",
+    metadata,
+    Column("id", String(200), primary_key=True),
+    Column("run_id", String(200), nullable=True),  # the run that paid
+    Column("purpose", String(20), nullable=False),
+    Column("model", Line, nullable=False),
+    Column("endpoint", Line, nullable=False),
+    Column("payer", Line, nullable=False),
+    Column("outcome", String(20), nullable=False),
     Column("input_tokens", Integer, nullable=False),
     Column("output_tokens", Integer, nullable=False),
+    Column("calls", Integer, nullable=False),
     Column("usd", Float(53), nullable=True),
+    Column("seconds", Float(53), nullable=False),
+    Column("started_at", Float(53), nullable=False),  # seconds since the epoch
+    Column("attempt", Integer, nullable=False),
+    Column("n", Integer, nullable=False),
+    Column("status", Integer, nullable=True),
+    Column("request_id", Line, nullable=True),
+    Column("error", Line, nullable=False),
+    Column("is_batch", Boolean, nullable=False),
+    Index("ix_calls_run_id", "run_id"),
+    Index("ix_calls_payer", "payer", "endpoint"),
+)
+
+replays = Table(
+    "replays",
+    metadata,
+    Column("run_id", String(200), primary_key=True),
+    Column("draws", Integer, nullable=False),  # draws it used that an earlier run had paid for
+    Column("usd", Float(53), nullable=False),  # what those had cost, as far as known
+)
+
+batches = Table(
+    "batches",
+    metadata,
+    Column("id", String(200), primary_key=True),
+    Column("run_id", String(200), nullable=False, index=True),
+    Column("payer", Line, nullable=False),
+    Column("endpoint", Line, nullable=False),
+    Column("remote_id", Line, nullable=False),  # the provider's; empty before it has said one
+    Column("status", String(50), nullable=False),
+    Column("asked", Json, nullable=False),
     Column("created_at", DateTime(timezone=True), nullable=False),
+    Column("updated_at", DateTime(timezone=True), nullable=False),
 )
 
 candidates = Table(

@@ -1,6 +1,6 @@
 """The first tables: runs, responses, candidates, judgements, rounds and feedback.
 
-Steps only go up: a store is never taken back to an older schema.
+There is no step below it: a store without tables is no store.
 """
 
 from __future__ import annotations
