@@ -15,7 +15,7 @@ unit: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m "not slow and not gpu" tests
 
 slow: $(READY) system
-	OMP_NUM_THREADS=1 $(BIN)/pytest -m "slow" tests
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile -m "slow" tests
 
 # What only tests of the page (a browser) and of the shared store (a database server) need. Without the right to
 # install packages those tests skip and say so.
@@ -33,6 +33,7 @@ check: $(READY)
 
 bench: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/bench.py
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/bench_client.py
 
 # Rebuilds docs/cli.md from the commands themselves.
 docs: $(READY)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from functools import cache
+from itertools import count
 
 import pytest
 from hypothesis import given
@@ -24,6 +26,14 @@ from trimtab.types import (
     Sampling,
     Usage,
 )
+
+EXAMPLES = count()  # a model of its own for each: its draws are in the store under its name
+
+
+@cache
+def one_store() -> Store:
+    """One for all examples: making its tables takes longer than the rest of them."""
+    return Store.in_memory()
 
 
 def prompt(text: str = "How many?", question_id: str | None = "q") -> Prompt:
@@ -143,7 +153,7 @@ def test_scripted_answers_obey_stop_sequences_and_count_words_as_tokens():
 
 @given(st.integers(1, 40), st.integers(1, 7), st.integers(1, 7), st.none() | st.integers(0, 9))
 def test_every_draw_asked_for_comes_once_whatever_is_given_at_once(n, given_at_once, max_n, seed):
-    llm, store = Stingy(given_at_once), Store.in_memory().samples_of("run")
+    llm, store = Stingy(given_at_once, f"stingy-{next(EXAMPLES)}"), one_store().samples_of("run")
     first = ask(Filled(Cached(llm, store), max_n=max_n), sampling=Sampling(n=n, seed=seed))
     again = ask(Filled(Cached(llm, store), max_n=max_n), sampling=Sampling(n=n, seed=seed))
     assert sorted(texts(first), key=int) == [str(at) for at in range(n)]
@@ -173,10 +183,9 @@ def test_a_model_that_gives_nothing_is_an_endpoints_failure():
 class Stingy:
     """Numbers all its completions, and gives no more than so many at once."""
 
-    name = "stingy"
-
-    def __init__(self, at_once: int) -> None:
+    def __init__(self, at_once: int, name: str = "stingy") -> None:
         self.at_once = at_once
+        self.name = name
         self.given = self.calls = 0
         self.asked: list[int] = []
 

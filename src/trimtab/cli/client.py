@@ -6,7 +6,6 @@ themselves live in `llm`; here they are put together from the settings.
 
 from __future__ import annotations
 
-import os
 from typing import Self
 
 from trimtab.cli.settings import Settings, api_key, headers_of
@@ -113,18 +112,19 @@ def transport_of(settings: Settings) -> Transport:
     Raises:
         ConfigError: no key where one is needed; an address, header or key that cannot be used.
     """
+    if settings.provider == "litellm":
+        from trimtab.llm.litellm_sdk import LiteLLMTransport
+
+        # OpenAI's key, the usual default, is not for whatever provider a model's name says: without a
+        # variable named for it, LiteLLM looks for the provider's own.
+        own = api_key(settings) if "api_key_env" in settings.model_fields_set else None
+        return LiteLLMTransport(settings.base_url, api_key=own, headers=headers_of(settings))
     key = api_key(settings)
     if key is None and settings.base_url is None:
         raise ConfigError(
             f"no key for the black box: set the environment variable {settings.api_key_env}, name another "
             "one with --api-key-env, or give --base-url of an endpoint that needs none"
         )
-    if settings.provider == "litellm":
-        from trimtab.llm.litellm_sdk import LiteLLMTransport
-
-        # It fetches its price list when it is imported; ours are genai-prices'.
-        os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
-        return LiteLLMTransport(settings.base_url, api_key=key, headers=headers_of(settings))
     if settings.provider == "azure" and not (settings.base_url and settings.api_version):
         raise ConfigError("provider azure needs --base-url (the resource's address) and --api-version")
     return OpenAITransport(

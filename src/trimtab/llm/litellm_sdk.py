@@ -124,8 +124,9 @@ def _imported() -> Any:
         # Read at a model's first call else, when the environment says nothing any more.
         import_module("litellm.anthropic_beta_headers_manager").get_provider_name("anthropic")
     litellm.suppress_debug_info = True  # else it prints to stdout, where answers go
-    for logger in ("LiteLLM", "openai._base_client"):
-        logging.getLogger(logger).setLevel(logging.INFO)  # below that they log our headers word for word
+    # Below warnings they log headers, and one of them prints.
+    for logger in ("LiteLLM", "openai._base_client"):  # in less than warnings stand our headers
+        logging.getLogger(logger).setLevel(logging.WARNING)
     return litellm
 
 
