@@ -12,10 +12,10 @@ demo: $(READY)
 test: unit slow
 
 unit: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m "not slow and not gpu" tests
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m "not slow and not gpu" tests/unit
 
 slow: $(READY) system
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile -m "slow" tests
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile -m "slow" tests/slow
 
 # What only tests of the page (a browser) and of the shared store (a database server) need. Without the right to
 # install packages those tests skip and say so.

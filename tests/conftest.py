@@ -12,7 +12,7 @@ from hypothesis import settings
 
 from loopback import Body, Reply, Server
 
-settings.register_profile("trimtab", deadline=None, max_examples=50)
+settings.register_profile("trimtab", deadline=None, max_examples=30)
 settings.load_profile("trimtab")
 
 

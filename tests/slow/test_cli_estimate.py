@@ -18,6 +18,8 @@ from trimtab.llm import Cached, ScriptedLLM
 from trimtab.store import PaidCall, Past, Store
 from trimtab.types import Call, Completion, Completions, Outcome, Prompt, Purpose, Question, Sampling, Usage
 
+pytestmark = pytest.mark.slow
+
 URL = "http://127.0.0.1:9/v1"  # nobody answers there
 QUESTIONS = [Question(f"q{at}", f"What is {at} + 1?", str(at + 1)) for at in range(10)]
 RIGHT = "It is one more.\nThe answer is 7."
@@ -257,12 +259,13 @@ def test_the_store_tells_what_paid_for_the_draws_of_a_request_and_what_runs_took
         assert store.past("gpt-4o-mini", "http://elsewhere/v1") == ()
 
 
-def test_draws_that_nobody_paid_for_measure_nothing(tmp_path):
+def test_only_draws_that_a_call_of_the_ledger_brought_measure_anything(tmp_path):
     with Store.in_memory() as store:
         llm = Cached(ScriptedLLM(lambda prompt, draw: RIGHT), store.samples_of("run"))
         asyncio.run(draw_answers(QUESTIONS[0], llm, tasks.numeric(), Sampling(n=2)))
         keys = {draw.key for draw in store.kept_draws()}
         assert len(keys) == 1
+        assert len(store.past("scripted", "")) == 1
         assert store.paid_for(["", *keys]) == tuple(
             PaidCall(key, call.input_tokens, call.output_tokens, 2)
             for key in keys

@@ -27,6 +27,8 @@ from trimtab.crosstune import (
 from trimtab.crosstune.views import Item, open_eye, queries, unit
 from trimtab.errors import AdapterError, InputError
 
+pytestmark = pytest.mark.slow
+
 WIDTH = 16
 DESCRIPTIONS = {"up": ["rise high good", "climb top"], "down": ["fall low bad", "sink bottom"]}
 UP = ["rise now", "high the good", "we climb", "top good day", "good rise", "the high top"]
