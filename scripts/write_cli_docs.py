@@ -120,10 +120,11 @@ def _argument(argument: Any) -> str:
 def _row(option: Any, *, has_file: bool) -> str:
     name = option.name
     help_text = _cell(option.help)
-    if name not in Settings.model_fields:
-        default = "" if option.default in (None, False) else f" [default: {option.default}]"
-        return f"| `{option.opts[0]}` | | | | {help_text}{default} |"
     flag = " / ".join(f"`{each}`" for each in (*option.opts, *option.secondary_opts))
+    # What belongs to one command alone has short forms; a setting of the same name never does.
+    if name not in Settings.model_fields or len(option.opts) > 1:
+        default = "" if option.default in (None, False) else f" [default: {option.default}]"
+        return f"| {flag} | | | | {help_text}{default} |"
     key = f"`{name}`" if has_file else ""
     return f"| {flag} | {_values(name)} | {key} | `{PREFIX}{name.upper()}` | {help_text} |"
 

@@ -30,6 +30,8 @@ feedback = typer.Typer(help="What people said about answers.", no_args_is_help=T
 app.add_typer(feedback, name="feedback")
 cache = typer.Typer(help="Draws that were paid for, so that none is twice.", no_args_is_help=True)
 app.add_typer(cache, name="cache")
+classify = typer.Typer(help="Few-shot classification of texts.", no_args_is_help=True)
+app.add_typer(classify, name="classify")
 
 Config = Annotated[Path | None, typer.Argument(help="A TOML file of settings.", metavar="CONFIG")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
@@ -235,6 +237,53 @@ def cache_prune(
 )
 def cache_export() -> None:
     """Kept draws as JSONL; with --questions as rows of recorded answers, which --recorded reads."""
+
+
+@classify.command("fit")
+def classify_fit(
+    train: Annotated[Path, typer.Option(help="JSONL of labelled texts to learn from.")],
+    labels: Annotated[Path, typer.Option(help="JSON of the labels' names, or names and descriptions.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the classifier.")],
+    dev: Annotated[Path | None, typer.Option(help="JSONL that decides stopping and calibration.")] = None,
+    encoder: Annotated[str, typer.Option(help="'offline', a Hugging Face name, or a folder.")] = "offline",
+    seed: Annotated[int | None, typer.Option(help="Seed of every random choice.", min=0)] = None,
+    work_dir: Annotated[Path | None, typer.Option(help="Where features are kept.")] = None,
+    json: Json = False,
+) -> None:
+    """Learn a classifier from a few labelled texts and what each label means."""
+    from trimtab.cli.classifying import fit
+
+    settings = resolve(None, {"seed": seed, "work_dir": work_dir})
+    fit(settings, json, train=train, dev=dev, labels=labels, encoder=encoder, out=out)
+
+
+@classify.command("predict")
+def classify_predict(
+    model: Annotated[Path, typer.Option(help="Folder of the classifier.")],
+    data: Annotated[Path, typer.Option("-i", "--input", help="JSONL of texts.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="JSONL of labels and probabilities.")],
+    abstain_below: Annotated[float, typer.Option(help="No label below this.", min=0, max=1)] = 0.0,
+    work_dir: Annotated[Path | None, typer.Option(help="Where features are kept.")] = None,
+    json: Json = False,
+) -> None:
+    """Label texts; one JSON row a text."""
+    from trimtab.cli.classifying import predict
+
+    settings = resolve(None, {"work_dir": work_dir})
+    predict(settings, json, model=model, data=data, out=out, below=abstain_below)
+
+
+@classify.command("evaluate")
+def classify_evaluate(
+    model: Annotated[Path, typer.Option(help="Folder of the classifier.")],
+    data: Annotated[Path, typer.Option(help="JSONL of labelled texts.")],
+    work_dir: Annotated[Path | None, typer.Option(help="Where features are kept.")] = None,
+    json: Json = False,
+) -> None:
+    """What a classifier is worth on labelled texts."""
+    from trimtab.cli.classifying import evaluate
+
+    evaluate(resolve(None, {"work_dir": work_dir}), json, model=model, data=data)
 
 
 @app.command()

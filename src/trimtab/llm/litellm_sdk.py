@@ -124,8 +124,7 @@ def _imported() -> Any:
         # Read at a model's first call else, when the environment says nothing any more.
         import_module("litellm.anthropic_beta_headers_manager").get_provider_name("anthropic")
     litellm.suppress_debug_info = True  # else it prints to stdout, where answers go
-    # Below warnings they log headers, and one of them prints.
-    for logger in ("LiteLLM", "openai._base_client"):  # in less than warnings stand our headers
+    for logger in ("LiteLLM", "openai._base_client"):  # below warnings they log our headers
         logging.getLogger(logger).setLevel(logging.WARNING)
     return litellm
 
