@@ -29,26 +29,13 @@ from trimtab.store import Store
 from trimtab.types import LLM, Message, Prompt, Sampling
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-from peers.running import Peer, running
+from peers.running import MIX, Peer, running
 
 LATENCY_S, AT_ONCE = 0.1, 200
 CEILING = AT_ONCE / LATENCY_S  # calls a second
 ADMITTED = 50  # a second, in the storm
 SETTLING_S = 10
 SAMPLING = Sampling(n=1, max_tokens=64)
-MIX = {  # of first attempts; 30 % in all
-    "429": 0.04,
-    "429_retry_after": 0.02,
-    "500": 0.04,
-    "502": 0.03,
-    "503": 0.03,
-    "hang": 0.02,
-    "reset": 0.03,
-    "truncated": 0.03,
-    "malformed": 0.02,
-    "content_type": 0.02,
-    "empty": 0.02,
-}
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,19 @@ from pathlib import Path
 from typing import Any
 
 SERVER = Path(__file__).resolve().with_name("misbehaving.py")
+MIX = {  # of first attempts; 30 % in all
+    "429": 0.04,
+    "429_retry_after": 0.02,
+    "500": 0.04,
+    "502": 0.03,
+    "503": 0.03,
+    "hang": 0.02,
+    "reset": 0.03,
+    "truncated": 0.03,
+    "malformed": 0.02,
+    "content_type": 0.02,
+    "empty": 0.02,
+}
 
 
 class Peer:

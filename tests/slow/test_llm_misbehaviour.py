@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from peers.run import MODEL, SAMPLING, prompt_of, text_of
-from peers.running import Peer, running
+from peers.running import MIX, Peer, running
 from trimtab.errors import EndpointError, LLMError, RefusedError
 from trimtab.llm import Cached, ChatLLM, Filled, embedded
 from trimtab.llm.cached import request_key
@@ -168,19 +168,6 @@ def test_a_call_that_is_given_up_leaves_nothing_running(endpoint: Peer):
 # ------------------------------------------------------------------------------- all of them together
 
 QUESTIONS = 1000
-MIX = {
-    "429": 0.04,
-    "429_retry_after": 0.02,
-    "500": 0.04,
-    "502": 0.03,
-    "503": 0.03,
-    "hang": 0.02,
-    "reset": 0.03,
-    "truncated": 0.03,
-    "malformed": 0.02,
-    "content_type": 0.02,
-    "empty": 0.02,
-}
 
 
 async def all_asked(peer: Peer, store: Store, **options: Any) -> list[Completions | BaseException]:

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import aclosing, suppress
 from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trimtab import tasks
 from trimtab.cli import build
-from trimtab.cli.console import print_json, say
+from trimtab.cli.console import print_json, say, write_lines
 from trimtab.cli.evaluating import rule_of, with_task
 from trimtab.cli.progress import Bars
 from trimtab.cli.running import running
@@ -56,7 +54,7 @@ def run(settings: Settings, as_json: bool) -> int:
     counts = Counter(str(answer.status) for answer in answers)
     summary = {"asked": len(answers), **{str(status): counts[str(status)] for status in AnswerStatus}}
     if settings.out is not None or not as_json:
-        _write(settings.out, answers)
+        write_lines(settings.out, [json.dumps(asdict(each), ensure_ascii=False) for each in answers])
     if as_json:
         rows = {} if settings.out is not None else {"answers": [asdict(answer) for answer in answers]}
         print_json({**summary, **rows})
@@ -108,15 +106,3 @@ async def _gathered(
             found[answer.id] = answer
             bar("answer", len(found), len(questions))
     return found
-
-
-def _write(path: Path | None, answers: Sequence[Answer]) -> None:
-    """All rows or none: written beside the file and moved into its place; stdout without a path."""
-    text = "".join(json.dumps(asdict(answer), ensure_ascii=False) + "\n" for answer in answers)
-    if path is None:
-        sys.stdout.write(text)
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial_file = path.with_name(f".{path.name}.partial")
-    partial_file.write_text(text, "utf-8")
-    partial_file.replace(path)

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from trimtab.cli import build
-from trimtab.cli.console import print_json, say
+from trimtab.cli.console import print_json, say, write_lines
 from trimtab.cli.ledger import print_aligned
 from trimtab.cli.settings import Settings
 from trimtab.data import load_questions
@@ -85,7 +83,7 @@ def export(settings: Settings, as_json: bool) -> None:
     """
     with closing(build.store_of(settings)) as store:
         rows = _plain(store) if settings.questions is None else iter(_recorded(store, settings))
-        count = _write(settings.out, rows)
+        count = write_lines(settings.out, map(_line, rows))
     if as_json and settings.out is not None:
         print_json({"rows": count, "out": str(settings.out)})
     say(f"{count} rows")
@@ -182,17 +180,5 @@ def _plain(store: Store) -> Iterator[dict[str, Any]]:
     return (asdict(draw) for draw in store.kept_draws())
 
 
-def _write(path: Path | None, rows: Iterable[dict[str, Any]]) -> int:
-    """How many rows; all of them or none in the file: written beside it and moved into its place."""
-    if path is None:
-        return sum(1 for row in rows if sys.stdout.write(_line(row)))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w", encoding="utf-8") as file:
-        count = sum(1 for row in rows if file.write(_line(row)))
-    partial.replace(path)
-    return count
-
-
 def _line(row: dict[str, Any]) -> str:
-    return json.dumps(row) + "\n"  # in ASCII: a draw may hold half a surrogate pair
+    return json.dumps(row)  # in ASCII: a draw may hold half a surrogate pair

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -12,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from trimtab.cli.console import print_json, say, table
+from trimtab.cli.console import print_json, say, table, write_lines
 from trimtab.cli.settings import Settings
 from trimtab.crosstune import measures
 from trimtab.crosstune.folder import FACTS
@@ -66,7 +64,7 @@ def predict(settings: Settings, as_json: bool, *, model: Path, data: Path, out: 
     found = classifier.predict_proba(_texts(rows))
     names = classifier.classes_.tolist()
     lines = [_row(row, names, each.tolist(), below) for row, each in zip(rows, found, strict=True)]
-    _write(out, lines)
+    write_lines(out, [json.dumps(line, ensure_ascii=False) for line in lines])
     abstained = sum(line["label"] is None for line in lines)
     if as_json:
         print_json({"out": str(out), "rows": len(lines), "abstained": abstained})
@@ -121,17 +119,6 @@ def _row(row: LabelledText, names: list[str], found: list[float], below: float) 
     line = {**text, "label": names[best], "probability": found[best]}
     line["probabilities"] = dict(zip(names, found, strict=True))
     return {**line, "label": None, "status": "abstained"} if found[best] < below else line
-
-
-def _write(path: Path, lines: list[dict[str, Any]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, partial = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-        Path(partial).replace(path)
-    finally:
-        Path(partial).unlink(missing_ok=True)
 
 
 def _refuse_other_folder(folder: Path) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -32,3 +34,21 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
     for row in rows:
         grid.add_row(*(Text(cell) for cell in row))  # a path may hold what would read as markup
     out.print(grid)
+
+
+def write_lines(path: Path | None, lines: Iterable[str]) -> int:
+    """How many lines; all of them or none in the file: written beside it and moved into its place.
+
+    Without a path they go to stdout.
+    """
+    if path is None:
+        return sum(1 for line in lines if sys.stdout.write(f"{line}\n"))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        with partial.open("w", encoding="utf-8") as file:
+            count = sum(1 for line in lines if file.write(f"{line}\n"))
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return count
