@@ -42,8 +42,9 @@ from trimtab.energy.fit import (
     padded,
 )
 from trimtab.energy.manifest import MANIFEST_NAME, Manifest, read_manifest
-from trimtab.energy.model import EnergyModel
+from trimtab.energy.model import EnergyModel, evaluating
 from trimtab.energy.nce import ranking_nce
+from trimtab.energy.parameters import quick_attention
 from trimtab.errors import AdapterError, MissingExtraError, RunError
 from trimtab.types import Contrast, PrefixTarget, Scorer
 
@@ -645,3 +646,24 @@ def test_the_embedded_minilm_loads_learns_and_fits_in_memory_without_another_lib
     done = subprocess.run(command, capture_output=True, text=True, env=ONE_THREAD)
     assert done.returncode == 0, done.stderr
     assert float(done.stdout) < 2.5  # GiB, at the defaults, every answer at full length
+
+
+@pytest.mark.slow
+def test_attention_as_plain_products_gives_the_same_gradients_and_is_put_back(bert):
+    energy = tiny(bert)
+    batch = energy.encoder.encode([("a b", "c d e"), ("a b", "c"), ("f", "g h a b")])
+
+    def gradients() -> list[torch.Tensor]:
+        energy.network.zero_grad()
+        with torch.random.fork_rng(), evaluating(energy.network):
+            energy.forward(batch).square().sum().backward()
+        return [p.grad.clone() for p in energy.network.parameters() if p.grad is not None]
+
+    fused = gradients()
+    with quick_attention(energy.network):
+        assert energy.network.config._attn_implementation == "eager"
+        plain = gradients()
+    assert energy.network.config._attn_implementation == "sdpa"
+    assert len(fused) == len(plain)
+    for one, other in zip(fused, plain, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)

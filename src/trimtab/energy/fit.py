@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -29,6 +29,7 @@ from trimtab.energy.groups import Batch, Sizes, epoch_batches
 from trimtab.energy.mlm import masked_loss
 from trimtab.energy.model import EnergyModel, bf16_autocast, can_bf16
 from trimtab.energy.nce import LOSSES, prefix_value, ranking_nce
+from trimtab.energy.parameters import optimizer, quick_attention, trainable
 from trimtab.errors import RunError
 from trimtab.types import Contrast, PrefixTarget
 
@@ -36,7 +37,6 @@ LossName = Literal["ranking_nce", "pooled", "bce", "bradley_terry", "mlm"]
 StopOn = Literal["pairwise", "best_of_n", "ranking_loss"]
 
 TRAINING_TOKENS = 2048  # padded tokens of one forward pass: short answers are not padded to the longest
-BETAS = (0.9, 0.999)  # AdamW's own
 CLIP = 1.0  # gradient norm; usual for fine-tuning encoders
 
 
@@ -131,7 +131,10 @@ def fit(
     """
     chosen = settings or FitSettings()
     _check(energy, contrasts, prefixes, chosen)
-    with _trainable(energy.network, chosen.frozen_layers) as parameters:
+    with (
+        trainable(energy.network, chosen.frozen_layers) as parameters,
+        quick_attention(energy.network),
+    ):
         training = _Training(
             energy, tuple(contrasts), tuple(prefixes), tuple(held_out), chosen, parameters, checkpoint_dir
         )
@@ -188,7 +191,7 @@ class _Training:
         passes = math.ceil(len(contrasts) / settings.batch_groups)
         self.updates_per_epoch = math.ceil(passes / settings.accumulation)
         self.steps = self.updates_per_epoch * settings.epochs
-        self.optimizer = _optimizer(parameters, settings)
+        self.optimizer = optimizer(parameters, settings.lr, settings.weight_decay)
         self.step = 0
         self.resumed_from = 0
         self.losses: list[float] = []  # since the last evaluation
@@ -452,43 +455,6 @@ def _check(
         )
     if settings.loss == "mlm" and prefixes:
         raise ValueError("the mlm loss knows no prefixes")
-
-
-def _optimizer(parameters: dict[str, nn.Parameter], settings: FitSettings) -> torch.optim.AdamW:
-    matrices = [p for p in parameters.values() if p.ndim >= 2]
-    others = [p for p in parameters.values() if p.ndim < 2]
-    groups: list[dict[str, Any]] = [{"params": matrices}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=settings.lr, betas=BETAS, weight_decay=settings.weight_decay)
-
-
-@contextmanager
-def _trainable(network: Any, frozen_layers: int) -> Iterator[dict[str, nn.Parameter]]:
-    """The parameters to train, by name; the frozen ones need no gradient inside this context."""
-    frozen = [p for module in _lower_modules(network, frozen_layers) for p in module.parameters()]
-    frozen = [parameter for parameter in frozen if parameter.requires_grad]
-    for parameter in frozen:
-        parameter.requires_grad_(False)
-    try:
-        yield {name: p for name, p in network.named_parameters() if p.requires_grad}
-    finally:
-        for parameter in frozen:
-            parameter.requires_grad_(True)
-
-
-def _lower_modules(network: Any, layers: int) -> list[nn.Module]:
-    """The embeddings and the `layers` lowest encoder layers; nothing for 0."""
-    if not layers:
-        return []
-    base = network.base_model
-    for path in ("encoder.layer", "transformer.layer", "layers", "encoder.layers"):
-        holder: Any = base
-        for part in path.split("."):
-            holder = getattr(holder, part, None)
-        if isinstance(holder, nn.ModuleList):
-            if layers > len(holder):
-                raise ValueError(f"frozen_layers is {layers}, but the encoder has {len(holder)} layers")
-            return [base.embeddings, *list(holder)[:layers]]
-    raise ValueError(f"frozen_layers: no stack of layers was found in a {type(network).__name__}")
 
 
 @contextmanager

@@ -1,0 +1,71 @@
+"""What an optimiser may change in an encoder, and how it is run while it is trained.
+
+What is trained on, and when to stop, is `fit`'s affair.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+BETAS = (0.9, 0.999)  # AdamW's own
+
+
+def optimizer(parameters: dict[str, nn.Parameter], lr: float, weight_decay: float) -> torch.optim.AdamW:
+    """AdamW over `parameters`; biases and norms do not decay."""
+    matrices = [p for p in parameters.values() if p.ndim >= 2]
+    others = [p for p in parameters.values() if p.ndim < 2]
+    groups: list[dict[str, Any]] = [{"params": matrices}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=lr, betas=BETAS, weight_decay=weight_decay, fused=True)
+
+
+@contextmanager
+def quick_attention(network: Any) -> Iterator[None]:
+    """Attention written as plain matrix products inside this context, on a CPU and where the model has it.
+
+    torch's fused attention saves memory, not time, on a CPU: of short texts its backward pass alone took
+    a quarter of a training step.
+    """
+    before = getattr(network.config, "_attn_implementation", None)
+    if before != "sdpa" or next(network.parameters()).device.type != "cpu":
+        yield
+        return
+    network.set_attn_implementation("eager")
+    try:
+        yield
+    finally:
+        network.set_attn_implementation(before)
+
+
+@contextmanager
+def trainable(network: Any, frozen_layers: int) -> Iterator[dict[str, nn.Parameter]]:
+    """The parameters to train, by name; the frozen ones need no gradient inside this context."""
+    frozen = [p for module in _lower_modules(network, frozen_layers) for p in module.parameters()]
+    frozen = [parameter for parameter in frozen if parameter.requires_grad]
+    for parameter in frozen:
+        parameter.requires_grad_(False)
+    try:
+        yield {name: p for name, p in network.named_parameters() if p.requires_grad}
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad_(True)
+
+
+def _lower_modules(network: Any, layers: int) -> list[nn.Module]:
+    """The embeddings and the `layers` lowest encoder layers; nothing for 0."""
+    if not layers:
+        return []
+    base = network.base_model
+    for path in ("encoder.layer", "transformer.layer", "layers", "encoder.layers"):
+        holder: Any = base
+        for part in path.split("."):
+            holder = getattr(holder, part, None)
+        if isinstance(holder, nn.ModuleList):
+            if layers > len(holder):
+                raise ValueError(f"frozen_layers is {layers}, but the encoder has {len(holder)} layers")
+            return [base.embeddings, *list(holder)[:layers]]
+    raise ValueError(f"frozen_layers: no stack of layers was found in a {type(network).__name__}")
