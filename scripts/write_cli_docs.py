@@ -43,6 +43,7 @@ to stderr.
 
 # What an example of a setting without a default may look like.
 EXAMPLES: Mapping[str, Any] = {
+    "certainty": 0.98,
     "task": "numeric",
     "questions": "questions.jsonl",
     "recorded": "recorded.jsonl",

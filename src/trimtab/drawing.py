@@ -30,6 +30,7 @@ from trimtab.search import (
     to_extend,
     unscored,
 )
+from trimtab.sequential import certainty
 from trimtab.stopping import DecisionRule, decide
 from trimtab.types import (
     LLM,
@@ -77,6 +78,48 @@ async def draw_answers(
     reply = await llm.complete(*draw_request(question, task, sampling, n))
     candidates = [_candidate(question, completion.text, task) for completion in reply.completions]
     return Pool(question, tuple(candidates), reply.usage)
+
+
+@dataclass(frozen=True, slots=True)
+class Waves:
+    """A budget of complete answers, drawn wave by wave until the decision is certain (`sequential`)."""
+
+    sampling: Sampling  # n: the whole budget
+    wave: int = 2  # drawn at once: 1 spares most and waits longest
+
+    def next(self, drawn: int) -> Sampling:
+        """How the wave after so many draws is drawn."""
+        return replace(self.sampling, n=min(self.wave, self.sampling.n - drawn), start=drawn)
+
+
+async def draw_until_certain(
+    question: Question,
+    llm: LLM,
+    task: Task,
+    rule: DecisionRule,
+    waves: Waves,
+    scorer: Scorer | None = None,
+    calibrate: Calibrate | None = None,
+) -> Pool:
+    """Complete answers, scored, until the rule's leader reaches `rule.certainty` or the budget is drawn.
+
+    Draws are numbered as `draw_answers` numbers them: the pool is the first part of the one it would draw.
+
+    Raises:
+        LLMError: the black box failed; what it gave before is kept and not paid for again.
+    """
+    pool = Pool(question, (), Usage())
+    while (drawn := len(pool.candidates)) < waves.sampling.n:
+        wave = await draw_answers(question, llm, task, waves.next(drawn))
+        if not wave.candidates:
+            break
+        pool = replace(pool, candidates=(*pool.candidates, *wave.candidates), usage=pool.usage + wave.usage)
+        if scorer is not None:
+            pool = await with_scores(pool, scorer, calibrate)
+        left = waves.sampling.n - len(pool.candidates)
+        if rule.certainty < 1 and certainty(pool.candidates, rule, left) >= rule.certainty:
+            break
+    return pool
 
 
 def draw_request(
@@ -247,7 +290,7 @@ async def answer_question(
     llm: LLM,
     task: Task,
     rule: DecisionRule,
-    how: Sampling | BeamSettings,
+    how: Sampling | Waves | BeamSettings,
     *,
     scorer: Scorer | None = None,
     calibrate: Calibrate | None = None,
@@ -261,7 +304,7 @@ async def answer_question(
         llm: the black box.
         task: what the question means.
         rule: how candidates become one answer.
-        how: `sampling.n` complete answers, or a search step by step.
+        how: `sampling.n` complete answers, as many of them as it takes, or a search step by step.
         scorer: g; a search needs one, and so does every rule but majority.
         calibrate: scores to P(correct).
         abstain_below: abstain when the decision's confidence is below this.
@@ -273,14 +316,18 @@ async def answer_question(
     """
     metered = Metered(llm)
     try:
-        pool = await within(deadline_s, _drawn(question, metered, task, how, scorer))
+        drawing = _drawn(question, metered, task, rule, how, scorer, calibrate)
+        pool = await within(deadline_s, drawing)
     except LLMError as error:
         if isinstance(error, RefusedError) and error.is_of_all:
             raise
         return _failed(question, str(error), metered.usage)
     if scorer is not None:
         pool = await with_scores(pool, scorer, calibrate)
-    return decided(pool, rule, abstain_below)
+    answer = decided(pool, rule, abstain_below)
+    if isinstance(how, Waves):
+        return replace(answer, spared=how.sampling.n - len(pool.candidates))
+    return answer
 
 
 async def within(deadline_s: float | None, work: Awaitable[Result]) -> Result:
@@ -302,10 +349,18 @@ async def within(deadline_s: float | None, work: Awaitable[Result]) -> Result:
 
 
 async def _drawn(
-    question: Question, llm: LLM, task: Task, how: Sampling | BeamSettings, scorer: Scorer | None
+    question: Question,
+    llm: LLM,
+    task: Task,
+    rule: DecisionRule,
+    how: Sampling | Waves | BeamSettings,
+    scorer: Scorer | None,
+    calibrate: Calibrate | None,
 ) -> Pool:
     if isinstance(how, Sampling):
         return await draw_answers(question, llm, task, how)
+    if isinstance(how, Waves):
+        return await draw_until_certain(question, llm, task, rule, how, scorer, calibrate)
     if scorer is None:
         raise ValueError("a search step by step needs a scorer")
     return await beam_search(question, llm, task, scorer, how)

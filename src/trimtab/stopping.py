@@ -2,8 +2,8 @@
 
 Every rule lays weight on candidates and answers with the final answer on which most weight lies. Ties fall
 to the answer drawn earliest. Candidates without a readable final answer have no vote. Duplicates vote as
-often as they were drawn. When to stop drawing belongs here too, once it is decided draw by draw. Not here:
-how candidates are drawn (`drawing`), scored, or calibrated (`energy`, which also fits `DecisionCalibration`).
+often as they were drawn. Not here: when enough was drawn (`sequential`), and how candidates are drawn
+(`drawing`), scored, or calibrated (`energy`, which also fits `DecisionCalibration`).
 """
 
 from __future__ import annotations
@@ -75,12 +75,15 @@ class DecisionRule:
     name: RuleName
     temperature: float = 1.0  # read by the two weighted votes only
     calibration: DecisionCalibration | None = None  # of its decisions; changes confidences, never answers
+    certainty: float = 0.95  # `sequential.certainty` at which drawing may stop; 1 draws the whole budget
 
     def __post_init__(self) -> None:
         if self.name not in _LOG_WEIGHTS:
             raise ValueError(f"a decision rule is one of {', '.join(_LOG_WEIGHTS)}; {self.name!r} came")
         if not self.temperature > 0:
             raise ValueError(f"a decision rule's temperature lies above 0; {self.temperature} came")
+        if not 0 < self.certainty <= 1:
+            raise ValueError(f"a decision rule's certainty lies in (0, 1]; {self.certainty} came")
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +133,7 @@ def decide(candidates: Sequence[Candidate], rule: DecisionRule) -> Decision:
 def _decided(candidates: Sequence[Candidate], readable: Sequence[int], rule: DecisionRule) -> Decision:
     voters = [candidates[index] for index in readable]
     weighed = weights(voters, rule)
-    votes = _votes(voters, weighed)
+    votes = tally(voters, weighed)
     answer = max(votes, key=votes.__getitem__)  # the first of equals: the one drawn earliest
     index = _representative([index for index in readable if candidates[index].answer == answer], candidates)
     share = min(votes[answer] / math.fsum(votes.values()), 1.0)
@@ -174,7 +177,7 @@ def _logit(share: float) -> float:
     return math.log(share) - math.log1p(-share)
 
 
-def _votes(voters: Sequence[Candidate], weighed: Sequence[float]) -> dict[str, float]:
+def tally(voters: Sequence[Candidate], weighed: Sequence[float]) -> dict[str, float]:
     """The weight on each answer, in the order drawn; exact sums, so that ties do not hang on the order."""
     ballots: dict[str, list[float]] = {}
     for voter, weight in zip(voters, weighed, strict=True):

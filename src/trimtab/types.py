@@ -122,6 +122,7 @@ class Answer:
     usage: Usage
     status: AnswerStatus
     error: str | None = None  # why it failed, in one line
+    spared: int = 0  # draws of the full budget that were not needed (stop when sure)
 
 
 # --------------------------------------------------------------------------- calling the black box

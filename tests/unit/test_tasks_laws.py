@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trimtab import tasks
 from trimtab.errors import ConfigError
 from trimtab.tasks.presets import PRESETS
+from trimtab.tasks.statements import CUE, SAID
 from trimtab.types import Question, Task, Verdict
 
 NAMES = sorted(PRESETS)
@@ -258,3 +259,9 @@ def test_verdicts_agree_with_the_labels_of_recorded_answers(
         for sample in row["samples"]
     ]
     assert sum(agreed) / len(agreed) >= least
+
+
+@settings(max_examples=300)
+@given(st.from_regex(CUE))
+def test_the_words_looked_for_first_stand_in_every_cue(text: str) -> None:
+    assert any(word in text.casefold() for word in SAID)

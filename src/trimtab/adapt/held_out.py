@@ -15,6 +15,7 @@ from trimtab.energy import Calibration, fit_calibration
 from trimtab.energy.calibrate import calibrate_decisions
 from trimtab.energy.manifest import RuleSettings
 from trimtab.pools import recalibrated, share_right
+from trimtab.sequential import LEAST, choose_certainty
 from trimtab.stopping import (
     DecisionCalibration,
     DecisionRule,
@@ -56,7 +57,9 @@ class HeldOut:
     def manifest_fields(self) -> dict[str, Any]:
         """The fields of an adapter's `Manifest` that were chosen here."""
         rules = {
-            each.name: RuleSettings(temperature=each.temperature, calibration=each.calibration)
+            each.name: RuleSettings(
+                temperature=each.temperature, calibration=each.calibration, certainty=each.certainty
+            )
             for each in self.rules
         }
         return {"rule": self.rule.name, "rules": rules, "calibration": self.calibration}
@@ -66,7 +69,7 @@ def _rule_from_record(record: Mapping[str, Any]) -> DecisionRule:
     calibration = record["calibration"]
     if calibration is not None:
         calibration = DecisionCalibration(**calibration)
-    return DecisionRule(record["name"], record["temperature"], calibration)
+    return DecisionRule(record["name"], record["temperature"], calibration, record.get("certainty", LEAST))
 
 
 def judged(pool: Pool, judgement: Judgement) -> Pool:
@@ -153,12 +156,13 @@ def _chosen_name(rule: RuleName | Literal["auto"], is_comparable: bool, is_calib
 
 
 def _fitted(name: RuleName, pools: Sequence[Pool]) -> DecisionRule:
-    """The rule with its own temperature, if it has one, and with a calibration of what it decides there."""
+    """The rule with its temperature, if it has one, a calibration of its decisions, and when to stop."""
     temperature = 1.0
     if name in ("weighted_vote", "importance_vote"):
         temperature = choose_temperature([pool.candidates for pool in pools], name)
     rule = DecisionRule(name, temperature)
-    return replace(rule, calibration=_decision_calibration(pools, rule))
+    certainty = choose_certainty([pool.candidates for pool in pools], rule)
+    return replace(rule, calibration=_decision_calibration(pools, rule), certainty=certainty)
 
 
 def _decision_calibration(pools: Sequence[Pool], rule: DecisionRule) -> DecisionCalibration | None:

@@ -19,7 +19,7 @@ from trimtab.cli.progress import Bars
 from trimtab.cli.running import running
 from trimtab.cli.settings import Settings
 from trimtab.data import data_hash, load_questions
-from trimtab.drawing import answer_question, draw_request, over_questions
+from trimtab.drawing import BeamSettings, Waves, answer_question, draw_request, over_questions
 from trimtab.energy import load_adapter, verify_adapter
 from trimtab.errors import BudgetSpentError, ConfigError, EndpointError
 from trimtab.types import Answer, AnswerStatus, Prompt, Question, Sampling, Task
@@ -35,6 +35,10 @@ def run(settings: Settings, as_json: bool) -> int:
     assert settings.questions is not None
     if settings.out is not None and settings.out.is_dir():
         raise ConfigError(f"out: {settings.out} is a folder; name a file for the answers")
+    if settings.stop_when_sure and (settings.search == "beam" or settings.batch):
+        raise ConfigError(
+            "stop_when_sure draws complete answers in waves; leave out --search beam and --batch"
+        )
     manifest = verify_adapter(settings.adapter)
     settings = with_task(settings, manifest)
     task = tasks.by_name(settings.task or manifest.task)
@@ -51,8 +55,12 @@ def run(settings: Settings, as_json: bool) -> int:
     answers, code = _answers(settings, questions, task)
     if code == 0:
         _refuse_outage(answers)
+    spared = sum(answer.spared for answer in answers)
     counts = Counter(str(answer.status) for answer in answers)
     summary = {"asked": len(answers), **{str(status): counts[str(status)] for status in AnswerStatus}}
+    if settings.stop_when_sure:
+        summary["draws"] = sum(answer.candidates for answer in answers)
+        summary["draws spared"] = spared
     if settings.out is not None or not as_json:
         write_lines(settings.out, [json.dumps(asdict(each), ensure_ascii=False) for each in answers])
     if as_json:
@@ -78,7 +86,7 @@ def _answers(settings: Settings, questions: Sequence[Question], task: Task) -> t
             llm=run.client.model(),
             task=task,
             rule=rule_of(settings, manifest),
-            how=build.beam_of(settings) if settings.search == "beam" else build.sampling_of(settings),
+            how=_how(settings),
             scorer=energy,
             calibrate=manifest.calibration.confidences if manifest.calibration else None,
             abstain_below=settings.abstain_below,
@@ -90,6 +98,13 @@ def _answers(settings: Settings, questions: Sequence[Question], task: Task) -> t
             asyncio.run(_prepaid(prepay, [draw_request(each, task, sampling) for each in questions]))
         found = asyncio.run(_gathered(questions, one, settings.concurrency, run.bar))
     return [found[question.id] for question in questions], run.exit_code
+
+
+def _how(settings: Settings) -> Sampling | Waves | BeamSettings:
+    if settings.search == "beam":
+        return build.beam_of(settings)
+    sampling = build.sampling_of(settings)
+    return Waves(sampling, settings.wave) if settings.stop_when_sure else sampling
 
 
 async def _prepaid(prepay: Prepay, requests: Sequence[tuple[Prompt, Sampling]]) -> None:

@@ -53,6 +53,7 @@ LLM_FLAGS = [
     *(*PACE_FLAGS, *MONEY_FLAGS, "log", "trace", "trace_content"),
 ]
 SEARCH_FLAGS = ["search", "draws", "width", "samples", "max_steps", "rule", "abstain_below"]
+STOPPING_FLAGS = ["stop_when_sure", "certainty", "wave"]
 RUN_FLAGS = ["seed", "threads", "bf16", "work_dir"]
 FIT_FLAGS = [
     "backbone",
@@ -134,7 +135,10 @@ def adapt() -> None:
 @command(
     app,
     "evaluate",
-    [*LLM_FLAGS, "adapter", "recorded", "questions", *SEARCH_FLAGS, *RUN_FLAGS, "out", "require", "dry_run"],
+    [
+        *(*LLM_FLAGS, "adapter", "recorded", "questions", *SEARCH_FLAGS, "certainty"),
+        *(*RUN_FLAGS, "out", "require", "dry_run"),
+    ],
     "evaluating",
 )
 def evaluate() -> None:
@@ -144,7 +148,7 @@ def evaluate() -> None:
 @command(
     app,
     "answer",
-    [*LLM_FLAGS, "adapter", "questions", *SEARCH_FLAGS, *RUN_FLAGS, "out", "dry_run"],
+    [*LLM_FLAGS, "adapter", "questions", *SEARCH_FLAGS, *STOPPING_FLAGS, *RUN_FLAGS, "out", "dry_run"],
     "answering",
 )
 def answer() -> None:

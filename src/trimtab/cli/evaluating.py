@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from trimtab.cli import build
@@ -21,7 +22,7 @@ from trimtab.evaluate import (
     parse_targets,
     write_report,
 )
-from trimtab.evaluate.words import accuracy_rows, difference_rows, headline
+from trimtab.evaluate.words import accuracy_rows, difference_rows, headline, stopping_sentence
 from trimtab.pools import recorded_pool, scored
 from trimtab.stopping import DecisionRule, decide
 from trimtab.types import LLM, Pool, Question, Task, Verdict
@@ -67,6 +68,7 @@ def run(settings: Settings, as_json: bool) -> int:
         rule_of(settings, manifest),
         others=manifest.decision_rules() if manifest else (),
         further={"beam_search": [best_is_right(pool) for pool in beams]} if beams else None,
+        stop_when_sure=True,
         abstain_below=settings.abstain_below,
         seed=settings.seed,
     )
@@ -92,8 +94,10 @@ def with_task(settings: Settings, manifest: Manifest | None) -> Settings:
 def rule_of(settings: Settings, manifest: Manifest | None) -> DecisionRule:
     """The rule the settings name, else the adapter's, else majority."""
     if manifest is None:
-        return DecisionRule("majority" if settings.rule == "auto" else settings.rule)
-    return manifest.decision_rule(None if settings.rule == "auto" else settings.rule)
+        rule = DecisionRule("majority" if settings.rule == "auto" else settings.rule)
+    else:
+        rule = manifest.decision_rule(None if settings.rule == "auto" else settings.rule)
+    return rule if settings.certainty is None else replace(rule, certainty=settings.certainty)
 
 
 def _drawn(
@@ -158,5 +162,7 @@ def _tell(settings: Settings, comparison: Comparison, manifest: Manifest | None,
         print_json(comparison.to_json())
         return
     out.print(headline(comparison))
+    if comparison.stopping is not None:
+        say(stopping_sentence(comparison.stopping))
     table("Accuracy", ["method", "accuracy", "95 % interval"], accuracy_rows(comparison))
     table("Differences, paired", ["", "difference", "95 % interval", "p"], difference_rows(comparison))

@@ -155,6 +155,16 @@ class Settings(BaseModel):
     rule: Rule = _field(
         "auto", "How candidates become one answer; auto: weighted vote where answers compare, else argmax."
     )
+    stop_when_sure: bool = _field(
+        False, "Draw wave by wave, and no more once the leading answer will most likely stay ahead."
+    )
+    certainty: float | None = _field(
+        None,
+        "How likely that must be; left out: as chosen with the adapter on held-out questions.",
+        gt=0,
+        le=1,
+    )
+    wave: int = _field(2, "Answers drawn at once when stopping when sure; 1 spares most.", ge=1, le=64)
     abstain_below: float = _field(0.0, "Abstain when the answer's confidence is below this.", ge=0, le=1)
     require: str | None = _field(None, "A target, e.g. 'weighted_vote>=0.8'; exit code 3 when it is missed.")
     # the run

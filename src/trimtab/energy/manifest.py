@@ -32,6 +32,7 @@ class RuleSettings(BaseModel):
 
     temperature: float = Field(default=1.0, gt=0)
     calibration: DecisionCalibration | None = None  # of its decisions
+    certainty: float = Field(default=0.95, gt=0, le=1)  # at which drawing may stop
 
 
 class Manifest(BaseModel):
@@ -70,7 +71,7 @@ class Manifest(BaseModel):
         """
         name = name or self.rule
         chosen = self.rules.get(name, RuleSettings())
-        return DecisionRule(name, chosen.temperature, chosen.calibration)
+        return DecisionRule(name, chosen.temperature, chosen.calibration, chosen.certainty)
 
     def decision_rules(self) -> tuple[DecisionRule, ...]:
         """Every rule for which something was chosen, as `compare` takes them."""

@@ -20,6 +20,7 @@ from trimtab.evaluate.comparison import (
     MAJORITY,
     ORACLE,
     SINGLE,
+    STOPPED,
     WEIGHTED_VOTE,
     Budget,
     Comparison,
@@ -27,6 +28,7 @@ from trimtab.evaluate.comparison import (
     Draws,
     Shown,
     SideBySide,
+    Stopping,
 )
 from trimtab.evaluate.intervals import (
     Array,
@@ -38,6 +40,7 @@ from trimtab.evaluate.intervals import (
 )
 from trimtab.evaluate.measures import calibration_of, scores_of
 from trimtab.pools import share_right
+from trimtab.sequential import needed
 from trimtab.stopping import DecisionRule, RuleName, decide
 from trimtab.types import AnswerStatus, Candidate, Pool, Usage, Verdict
 
@@ -74,6 +77,7 @@ def compare(
     others: Sequence[DecisionRule] = (),
     budgets: Sequence[int] | None = None,
     further: Mapping[str, Sequence[float]] | None = None,
+    stop_when_sure: bool = False,
     abstain_below: float = 0.0,
     seed: int = 0,
 ) -> Comparison:
@@ -93,6 +97,8 @@ def compare(
         budgets: numbers of draws for the accuracy curves; by default 1, 2, 4, … and the most drawn. A
             question with fewer draws uses those it has. Empty for no curves.
         further: methods that drew for themselves (`beam_search`), one outcome in [0, 1] a question, in order.
+        stop_when_sure: compare `stopped` too: the rule on the first of the draws alone, as many as it takes
+            to be as certain as `rule.certainty` (`sequential`).
         abstain_below: a decision less confident than this is an abstention.
         seed: of resampling and of the curves' subsets.
 
@@ -106,7 +112,9 @@ def compare(
     decided_by = _METHOD_OF_RULE.get(rule.name, rule.name)
     endings = {name: [_ending(pool.candidates, each) for pool in pools] for name, each in rules.items()}
     decided = [_or_abstained(ending, abstain_below) for ending in endings[decided_by]]
-    outcomes = _outcomes(pools, endings, further or {})
+    needs = [needed(pool.candidates, rule) for pool in pools] if stop_when_sure else []
+    early = {STOPPED: _stopped(pools, rule, needs)} if stop_when_sure else {}
+    outcomes = _outcomes(pools, endings, {**early, **(further or {})})
     return Comparison(
         rule=rule.name,
         temperature=rule.temperature,
@@ -114,13 +122,14 @@ def compare(
         counts=_counts(decided),
         samples_per_question=float(np.mean([len(pool.candidates) for pool in pools])),
         accuracy=_accuracy(outcomes, seed),
-        differences=_differences(outcomes, seed),
+        differences=_differences(outcomes, decided_by, seed),
         answered_right=_answered_right(decided, seed),
         budget=_budget(pools, rules, _numbers_of_draws(pools, budgets), seed),
         draws=_draws(pools),
         calibration=calibration_of([(e.confidence, e.is_right) for e in decided if e.confidence is not None]),
         scores=scores_of([pool.candidates for pool in pools]),
         usage=sum((pool.usage for pool in pools), start=Usage()),
+        stopping=_stopping(pools, rule, needs) if stop_when_sure else None,
         mended=_mended(pools, decided_by, endings),
         worst=_worst(pools, decided_by, endings[decided_by]),
     )
@@ -182,6 +191,16 @@ def _or_abstained(ending: _Ending, abstain_below: float) -> _Ending:
     return _Ending(AnswerStatus.ABSTAINED, ending.chosen, ending.confidence) if unsure else ending
 
 
+def _stopped(pools: Sequence[Pool], rule: DecisionRule, needs: Sequence[int]) -> list[float]:
+    first = [pool.candidates[:count] for pool, count in zip(pools, needs, strict=True)]
+    return [float(_ending(candidates, rule).is_right) for candidates in first]
+
+
+def _stopping(pools: Sequence[Pool], rule: DecisionRule, needs: Sequence[int]) -> Stopping:
+    drawn = sum(len(pool.candidates) for pool in pools)
+    return Stopping(rule.certainty, sum(needs) / len(pools), sum(needs) / drawn if drawn else 1.0)
+
+
 def _outcomes(
     pools: Sequence[Pool], endings: Mapping[str, Sequence[_Ending]], further: Mapping[str, Sequence[float]]
 ) -> dict[str, Array]:
@@ -219,9 +238,10 @@ def _answered_right(endings: Sequence[_Ending], seed: int) -> Estimate | None:
     return mean_estimate(answered, seed=seed) if answered else None
 
 
-def _differences(outcomes: Mapping[str, Array], seed: int) -> dict[str, Difference]:
+def _differences(outcomes: Mapping[str, Array], decided_by: str, seed: int) -> dict[str, Difference]:
     known = {SINGLE, MAJORITY, BEST_OF_N, WEIGHTED_VOTE, ORACLE}
     extra = [(name, base) for name in outcomes if name not in known for base in (SINGLE, MAJORITY)]
+    extra += [(STOPPED, decided_by)] if decided_by != MAJORITY else []
     return {
         f"{ours}_minus_{theirs}": paired_difference(outcomes[ours], outcomes[theirs], seed=seed)
         for ours, theirs in (*_PAIRS, *extra)

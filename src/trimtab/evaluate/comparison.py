@@ -20,6 +20,7 @@ WEIGHTED_VOTE = "weighted_vote"
 ORACLE = "oracle"
 IMPORTANCE_VOTE = "importance_vote"
 BEAM_SEARCH = "beam_search"
+STOPPED = "stopped"
 METHODS = (SINGLE, MAJORITY, BEST_OF_N, WEIGHTED_VOTE, ORACLE)
 
 
@@ -32,6 +33,15 @@ class Counts:
     unreadable: int
     failed: int
     abstained: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stopping:
+    """What stopping when sure draws, in the order drawn and draw by draw; its accuracy is a method's."""
+
+    certainty: float
+    samples_per_question: float
+    samples_ratio: float  # of all draws
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +141,7 @@ class Comparison:
     scores: Scores | None  # None when the candidates are not scored
     usage: Usage
     mended: tuple[SideBySide, ...]  # left: majority's wrong answer; right: the decision's right one
+    stopping: Stopping | None  # None when it was not asked for
     worst: tuple[SideBySide, ...]  # left: the decision's wrong answer; right: a right one that was drawn
 
     def to_json(self) -> dict[str, Any]:
@@ -147,6 +158,7 @@ class Comparison:
             "calibration": _plain(self.calibration) if self.calibration else None,
             "scores": _plain(self.scores) if self.scores else None,
             "usage": _plain(self.usage),
+            "stopping": _plain(self.stopping) if self.stopping else None,
             "mended": [_plain(pair) for pair in self.mended],
             "worst": [_plain(pair) for pair in self.worst],
         }

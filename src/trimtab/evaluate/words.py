@@ -9,8 +9,10 @@ from trimtab.evaluate.comparison import (
     MAJORITY,
     ORACLE,
     SINGLE,
+    STOPPED,
     WEIGHTED_VOTE,
     Comparison,
+    Stopping,
 )
 from trimtab.evaluate.intervals import Difference, Estimate
 
@@ -21,6 +23,7 @@ _LABELS = {
     WEIGHTED_VOTE: "score-weighted vote",
     IMPORTANCE_VOTE: "importance vote",
     BEAM_SEARCH: "beam search",
+    STOPPED: "stopped when sure",
     ORACLE: "any draw right",
 }
 
@@ -132,3 +135,11 @@ def p_value(p: float) -> str:
 def estimate_words(estimate: Estimate) -> str:
     """A mean with its interval, short."""
     return f"{percent(estimate.value)} ({percent(estimate.low)} to {percent(estimate.high)})"
+
+
+def stopping_sentence(stopping: Stopping) -> str:
+    """What stopping when sure spares, in a sentence."""
+    return (
+        f"stopped when sure (certainty {stopping.certainty:g}): {stopping.samples_per_question:.1f} draws a "
+        f"question, {100 * stopping.samples_ratio:.0f} % of all"
+    )

@@ -117,9 +117,10 @@ def _of_statement(tail: str) -> Fraction | None:
 
 
 def _plain(text: str) -> str:
-    for sign, written in VULGAR.items():
-        text = text.replace(sign, written)
-    return cleaned(FRACTION.sub(r" \1/\2", text))
+    if not text.isascii():
+        for sign, written in VULGAR.items():
+            text = text.replace(sign, written)
+    return cleaned(FRACTION.sub(r" \1/\2", text) if "\\" in text else text)
 
 
 def _value(match: re.Match[str]) -> Fraction | None:
