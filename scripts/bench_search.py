@@ -25,7 +25,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from aiohttp import web
 
@@ -34,26 +34,25 @@ from trimtab.drawing import BeamSettings, beam_search, next_step, over_questions
 from trimtab.llm import ChatLLM, Filled
 from trimtab.llm.capabilities import Capabilities
 from trimtab.search import extended, final, is_done, opened, pruned, samples_each, scored, to_extend, unscored
-from trimtab.types import LLM, Pool, Question, Sampling, Task
+from trimtab.types import LLM, Pool, Question, Sampling, Scorer, Task
 
 TAKES = Capabilities(n=True, stop=True, seed=True)
 SETTINGS = BeamSettings(width=3, samples=10, max_steps=8)
 ALONE = {50: 8, 500: 2}  # questions the baseline is measured on, by latency in ms
 STEP = re.compile(r"Part (\d+) of (\d+)")
-WORDS = "first we take the number of boxes and add what was left from before so that it comes to".split()
-
-
-class Scores(Protocol):
-    """What the search needs of a scorer."""
-
-    def score(self, question: str, texts: Sequence[str]) -> list[float]: ...
+WORDS = "first we take the number of boxes and add what was left from before so that it comes to"
 
 
 class Free:
-    """Scores that cost nothing and follow from the text."""
+    """Scorer that cost nothing and follow from the text."""
 
     def score(self, question: str, texts: Sequence[str]) -> list[float]:
-        return [hash_of(text) / 2**32 for text in texts]
+        """One score a text, from its hash."""
+        return self.score_pairs([(question, text) for text in texts])
+
+    def score_pairs(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
+        """One score a pair."""
+        return [hash_of(text) / 2**32 for _, text in pairs]
 
 
 def hash_of(*parts: str) -> int:
@@ -71,7 +70,7 @@ def next_part(prompt: str, draw: int, seed: int) -> str:
     rng = random.Random(f"{own}|{draw}|{seed}")
     if at > whole:
         return f"The answer is {rng.randrange(1000)}."
-    return f"Part {at} of {whole}: {' '.join(rng.choices(WORDS, k=18))} {rng.randrange(1000)}.\n"
+    return f"Part {at} of {whole}: {' '.join(rng.choices(WORDS.split(), k=18))} {rng.randrange(1000)}.\n"
 
 
 def serve(pipe: Connection, latency_s: float) -> None:
@@ -124,7 +123,7 @@ def server(latency_ms: int) -> Iterator[str]:
 
 
 async def one_call_at_a_time(
-    question: Question, llm: LLM, task: Task, scorer: Scores, settings: BeamSettings
+    question: Question, llm: LLM, task: Task, scorer: Scorer, settings: BeamSettings
 ) -> str:
     """The same search, waiting for each call and scoring its candidates before the next one."""
     from trimtab.drawing import _seed  # the same seeds, so that the answers are the same
@@ -149,7 +148,7 @@ async def one_call_at_a_time(
 
 
 async def all_at_once(
-    questions: Sequence[Question], llm: LLM, task: Task, scorer: Scores, settings: BeamSettings
+    questions: Sequence[Question], llm: LLM, task: Task, scorer: Scorer, settings: BeamSettings
 ) -> dict[str, str]:
     """Every question in flight, as the program does it."""
 
@@ -183,7 +182,7 @@ def timed(url: str, work: Callable[[LLM], Awaitable[Any]]) -> tuple[float, Any]:
     return asyncio.run(run())
 
 
-def measured(latency_ms: int, count: int, repeats: int, plain: Scores, quick: Scores) -> dict[str, Any]:
+def measured(latency_ms: int, count: int, repeats: int, plain: Scorer, quick: Scorer) -> dict[str, Any]:
     """Seconds a question both ways and the ratio, medians over the repeats."""
     task, questions = tasks.by_name("numeric"), questions_of(count)
     alone = questions[: min(ALONE.get(latency_ms, 4), count)]
@@ -220,16 +219,21 @@ class Padded:
         self.energy = energy
 
     def score(self, question: str, texts: Sequence[str]) -> list[float]:
+        """One score a text, all in one batch."""
+        return self.score_pairs([(question, text) for text in texts])
+
+    def score_pairs(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
+        """One score a pair, all in one batch."""
         import torch
 
         from trimtab.energy.model import evaluating
 
         with evaluating(self.energy.network), torch.inference_mode():
-            encoded = self.energy.encoder.encode([(question, text) for text in texts])
+            encoded = self.energy.encoder.encode(pairs)
             return [float(value) for value in self.energy.forward(encoded)]
 
 
-def scorers(is_scored: bool) -> tuple[Scores, Scores]:
+def scorers(is_scored: bool) -> tuple[Scorer, Scorer]:
     """The baseline's and ours."""
     if not is_scored:
         return Free(), Free()
@@ -257,7 +261,7 @@ def main() -> None:
         document[f"{kind}_{latency}ms"] = found
         document[f"{kind}_speedup_{latency}ms"] = found["speedup"]
         print(
-            f"{kind} at {latency} ms: {found['baseline_s_per_question']:.2f} s a question one call at a time, "
+            f"{kind} at {latency} ms: {found['baseline_s_per_question']:.2f} s a question one by one, "
             f"{found['ours_s_per_question']:.3f} s ours: {found['speedup']:.1f} times as fast; "
             f"{100 * found['same_answers']:.0f} % same answers",
             flush=True,

@@ -248,6 +248,29 @@ def test_the_same_questions_again_cost_no_call(tmp_path, house_adapter, data, bl
     assert all(json.loads(line)["usage"]["calls"] == 0 for line in again.stdout.splitlines())
 
 
+def test_stopping_when_sure_pays_for_fewer_draws_and_going_on_pays_for_the_rest(
+    tmp_path, house_adapter, data, blackbox
+):
+    asked = [
+        *("answer", "--adapter", house_adapter, "--questions", data / "house_test.jsonl", *BOX),
+        *("--base-url", blackbox, "--draws", 8, "--rule", "majority", "--work-dir", tmp_path / "work"),
+    ]
+    early = document(*asked, "--stop-when-sure", "--certainty", 0.6, "--wave", 1, "--out", tmp_path / "early")
+    assert early["drawn"] + early["spared"] == 6 * 8
+    assert early["spared"] > 0
+    rows = [json.loads(line) for line in (tmp_path / "early").read_text("utf-8").splitlines()]
+    assert [row["spared"] for row in rows] == [8 - row["candidates"] for row in rows]
+    assert sum(row["usage"]["calls"] for row in rows) == early["drawn"]
+    before = calls(blackbox)
+    document(*asked, "--out", tmp_path / "all")
+    more = sum(
+        json.loads(line)["usage"]["calls"] for line in (tmp_path / "all").read_text("utf-8").splitlines()
+    )
+    assert calls(blackbox) - before == more == sum(row["spared"] > 0 for row in rows)
+    refused = trimtab(*asked, "--stop-when-sure", "--search", "beam")
+    assert refused.returncode == 2
+
+
 def test_an_adapter_serves_in_front_of_another_black_box_and_by_search(
     tmp_path, house_adapter, data, blackbox
 ):

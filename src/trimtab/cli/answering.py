@@ -59,8 +59,8 @@ def run(settings: Settings, as_json: bool) -> int:
     counts = Counter(str(answer.status) for answer in answers)
     summary = {"asked": len(answers), **{str(status): counts[str(status)] for status in AnswerStatus}}
     if settings.stop_when_sure:
-        summary["draws"] = sum(answer.candidates for answer in answers)
-        summary["draws spared"] = spared
+        summary["drawn"] = sum(answer.candidates for answer in answers)
+        summary["spared"] = spared
     if settings.out is not None or not as_json:
         write_lines(settings.out, [json.dumps(asdict(each), ensure_ascii=False) for each in answers])
     if as_json:
