@@ -12,7 +12,7 @@ from trimtab.cli.app import app
 from trimtab.cli.settings import Settings, resolve
 from trimtab.errors import ConfigError
 
-OF_THE_COMMAND_LINE = {
+OF_THE_COMMAND_LINE = {"bench", 
     "config",
     "json",
     "help",

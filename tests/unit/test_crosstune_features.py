@@ -57,7 +57,7 @@ def test_a_text_is_read_once_and_found_again(kind, tmp_path):
     again = KeptFeatures(box, FolderFeatures(tmp_path) if kind == "folder" else store).read(
         ["bb", "ccc", "a"]
     )
-    assert box.asked == ["a", "bb", "ccc"]
+    assert sorted(box.asked) == ["a", "bb", "ccc"]
     assert equal(first[0], first[2])
     assert equal(first[1], again[0])
     assert equal(first[0], again[2])

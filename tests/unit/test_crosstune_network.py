@@ -12,6 +12,7 @@ from scipy.optimize import check_grad
 
 from trimtab.crosstune import network
 from trimtab.crosstune.network import (
+    DOUBT,
     Head,
     averaged_nll,
     best_temperature,
@@ -146,8 +147,16 @@ def test_the_best_temperature_mends_what_is_too_sure():
     labels = np.array([0] * 7 + [1] * 3)
     sure = np.tile([0.9, 0.1], (10, 1))
     temperature = best_temperature(sure, labels)
-    assert softened(sure, temperature)[0, 0] == pytest.approx(0.7, abs=0.01)
+    assert softened(sure, temperature)[0, 0] == pytest.approx((7 + DOUBT / 2) / (10 + DOUBT), abs=1e-3)
     assert best_temperature(sure[:0], labels[:0]) == 1.0
+
+
+@pytest.mark.parametrize("count", [2, 10, 50])
+def test_a_few_held_out_examples_that_are_all_right_do_not_end_all_doubt(count):
+    labels = np.zeros(count, dtype=int)
+    temperature = best_temperature(np.tile([0.8, 0.2], (count, 1)), labels)
+    said = softened(np.array([[0.8, 0.2]]), temperature)[0, 0]
+    assert said == pytest.approx((count + DOUBT / 2) / (count + DOUBT), abs=1e-3)
 
 
 def test_a_prior_moves_probabilities_by_bayes():

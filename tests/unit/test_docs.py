@@ -30,6 +30,8 @@ FENCE = re.compile(r"^```(\w+)([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 MACHINE_PATH = re.compile(r"(?<![\w./])(?:/(?:home|root|Users|tmp|work|mnt|var)/|[A-Z]:\\)")
 DEFAULTS_IN = {
     "AdaptSettings": "adapt/rounds.py",
+    "AskSettings": "crosstune/asking.py",
+    "AugmentSettings": "crosstune/augmentation.py",
     "BeamSettings": "drawing.py",
     "DrawSettings": "adapt/sampling.py",
     "FitSettings": "energy/fit.py",

@@ -52,6 +52,13 @@ LLM_FLAGS = [
     *("task", *ENDPOINT_FLAGS, "temperature", "max_tokens"),
     *(*PACE_FLAGS, *MONEY_FLAGS, "log", "trace", "trace_content"),
 ]
+# What asks an LLM for labels: no batches, and `model` there is the classifier's folder.
+ASK_FLAGS = [
+    *(each for each in ENDPOINT_FLAGS if each != "model"),
+    *("timeout_s", "call_deadline_s", "concurrency", "requests_per_minute", "tokens_per_minute"),
+    *(each for each in MONEY_FLAGS if not each.startswith("batch")),
+    *("log", "trace", "trace_content"),
+]
 SEARCH_FLAGS = ["search", "draws", "width", "samples", "max_steps", "rule", "abstain_below"]
 STOPPING_FLAGS = ["stop_when_sure", "certainty", "wave"]
 RUN_FLAGS = ["seed", "threads", "bf16", "work_dir"]
@@ -78,18 +85,23 @@ def command(
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Registers a command whose flags are the named settings.
 
-    The decorated function is only its help text; `function(settings, as_json)` of the module does the work,
-    and is imported when the command runs, so that `--help` is quick.
+    The decorated function is only its help text, and what its parameters say of flags that are no settings;
+    `function(settings, as_json)` of the module does the work, given those flags by name, and is imported when
+    the command runs, so that `--help` is quick.
     """
 
     def register(described: Callable[..., None]) -> Callable[..., None]:
+        own = inspect.signature(described, eval_str=True).parameters
+
         def body(**given: Any) -> None:
             file, as_json = given.pop("config", None), given.pop("json", False)
+            others = {key: given.pop(key) for key in own}
             work = getattr(import_module(f"trimtab.cli.{module}"), function)
-            code = work(resolve(file, given), as_json)
+            code = work(resolve(file, given), as_json, **others)
             raise typer.Exit(code or 0)
 
         parameters = [_parameter("config", Config, None)] if config else []
+        parameters += [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in own.values()]
         parameters += [_parameter(key, flag(key), None) for key in settings]
         parameters.append(_parameter("json", Json, False))
         body.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -173,8 +185,22 @@ def demo() -> None:
     """The whole story offline: an embedded black box, adapted on this machine, before and after."""
 
 
-@command(app, "doctor", [*ENDPOINT_FLAGS, "timeout_s", "adapter", "backbone", "work_dir"], "doctor")
-def doctor() -> None:
+@command(
+    app,
+    "doctor",
+    [*ENDPOINT_FLAGS, "timeout_s", "adapter", "backbone", "task", "recorded", "threads", "work_dir"],
+    "doctor",
+)
+def doctor(
+    bench: Annotated[
+        bool,
+        typer.Option(
+            "--bench",
+            help="Measure what can score the adapter here, on the recorded answers, else on made-up ones, "
+            "and make the fastest that ranks them alike its default.",
+        ),
+    ] = False,
+) -> None:
     """Check this installation, and the endpoint and adapter you name."""
 
 
@@ -249,6 +275,7 @@ def classify_fit(
     labels: Annotated[Path, typer.Option(help="JSON of the labels' names, or names and descriptions.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the classifier.")],
     dev: Annotated[Path | None, typer.Option(help="JSONL that decides stopping and calibration.")] = None,
+    augmented: Annotated[Path | None, typer.Option(help="JSONL of `classify augment`.")] = None,
     encoder: Annotated[str, typer.Option(help="'offline', a Hugging Face name, or a folder.")] = "offline",
     seed: Annotated[int | None, typer.Option(help="Seed of every random choice.", min=0)] = None,
     work_dir: Annotated[Path | None, typer.Option(help="Where features are kept.")] = None,
@@ -258,36 +285,67 @@ def classify_fit(
     from trimtab.cli.classifying import fit
 
     settings = resolve(None, {"seed": seed, "work_dir": work_dir})
-    fit(settings, json, train=train, dev=dev, labels=labels, encoder=encoder, out=out)
+    fit(settings, json, train=train, dev=dev, labels=labels, augmented=augmented, encoder=encoder, out=out)
 
 
-@classify.command("predict")
+@command(
+    classify,
+    "augment",
+    [
+        *ENDPOINT_FLAGS,
+        *("temperature", "max_tokens", "timeout_s", "call_deadline_s", "concurrency"),
+        *("requests_per_minute", "tokens_per_minute"),
+        *(each for each in MONEY_FLAGS if not each.startswith("batch")),
+        *("log", "trace", "trace_content", "seed", "work_dir", "out", "force", "dry_run"),
+    ],
+    "augmenting",
+)
+def classify_augment(
+    train: Annotated[Path, typer.Option(help="JSONL of labelled texts to write from.")],
+    labels: Annotated[Path, typer.Option(help="JSON of the labels' names, or names and descriptions.")],
+    per_label: Annotated[int, typer.Option(help="New texts wanted of each label.", min=0)] = 64,
+    unlabelled: Annotated[Path | None, typer.Option(help="JSONL of your texts; the LLM labels them.")] = None,
+    check: Annotated[bool, typer.Option("--check", help="The LLM must find the label again.")] = False,
+) -> None:
+    """Have an LLM write more labelled texts, from yours; label unlabelled ones."""
+
+
+@command(
+    classify,
+    "predict",
+    [*ASK_FLAGS, "abstain_below", "seed", "work_dir", "force", "dry_run"],
+    "applying",
+    function="predict",
+)
 def classify_predict(
     model: Annotated[Path, typer.Option(help="Folder of the classifier.")],
     data: Annotated[Path, typer.Option("-i", "--input", help="JSONL of texts.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="JSONL of labels and probabilities.")],
-    abstain_below: Annotated[float, typer.Option(help="No label below this.", min=0, max=1)] = 0.0,
-    work_dir: Annotated[Path | None, typer.Option(help="Where features are kept.")] = None,
-    json: Json = False,
+    route: Annotated[bool, typer.Option("--route", help="Ask the LLM where it abstains.")] = False,
+    train: Annotated[Path | None, typer.Option(help="JSONL of shots to show the LLM.")] = None,
+    llm: Annotated[str | None, typer.Option(help="Name of the LLM; else `model` of CONFIG.")] = None,
+    shots: Annotated[int, typer.Option(help="Shots of each label shown to the LLM.", min=0)] = 4,
 ) -> None:
     """Label texts; one JSON row a text."""
-    from trimtab.cli.classifying import predict
-
-    settings = resolve(None, {"work_dir": work_dir})
-    predict(settings, json, model=model, data=data, out=out, below=abstain_below)
 
 
-@classify.command("evaluate")
+@command(
+    classify,
+    "evaluate",
+    [*ASK_FLAGS, "abstain_below", "seed", "work_dir", "force", "dry_run"],
+    "applying",
+    function="evaluate",
+)
 def classify_evaluate(
     model: Annotated[Path, typer.Option(help="Folder of the classifier.")],
     data: Annotated[Path, typer.Option(help="JSONL of labelled texts.")],
-    work_dir: Annotated[Path | None, typer.Option(help="Where features are kept.")] = None,
-    json: Json = False,
+    compare: Annotated[bool, typer.Option("--compare", help="Beside its baselines and the LLM.")] = False,
+    route: Annotated[bool, typer.Option("--route", help="Ask the LLM where it abstains.")] = False,
+    train: Annotated[Path | None, typer.Option(help="JSONL of shots, for baselines and the LLM.")] = None,
+    llm: Annotated[str | None, typer.Option(help="Name of the LLM; else `model` of CONFIG.")] = None,
+    shots: Annotated[int, typer.Option(help="Shots of each label shown to the LLM.", min=0)] = 4,
 ) -> None:
     """What a classifier is worth on labelled texts."""
-    from trimtab.cli.classifying import evaluate
-
-    evaluate(resolve(None, {"work_dir": work_dir}), json, model=model, data=data)
 
 
 @app.command()

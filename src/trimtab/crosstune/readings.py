@@ -10,6 +10,7 @@ import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -167,15 +168,23 @@ class KeptFeatures:
         """One reading a text, in order; `progress` counts the texts that had to be read."""
         keys = {text: reading_key(self.name, text) for text in texts}
         found = self.store.get_many(list(keys.values()))
-        missing = [text for text, key in keys.items() if key not in found]
+        # texts of like length together: a batch takes as long as its longest text
+        missing = sorted((text for text, key in keys.items() if key not in found), key=len, reverse=True)
         for start in range(0, len(missing), CHUNK):
             chunk = missing[start : start + CHUNK]
-            new = dict(zip((keys[text] for text in chunk), self.features.read(chunk), strict=True))
+            moved = partial(_moved, progress, start, len(missing)) if progress else None
+            new = dict(zip((keys[text] for text in chunk), self.features.read(chunk, moved), strict=True))
             self.store.put_many(new)
             found.update(new)
             if progress:
                 progress(start + len(chunk), len(missing))
         return [found[keys[text]] for text in texts]
+
+
+def _moved(progress: Progress, before: int, total: int, done: int, of: int) -> None:
+    """Tells of the texts of one chunk; its last is told of when all of them are kept."""
+    if done < of:
+        progress(before + done, total)
 
 
 def reading_bytes(reading: Reading) -> bytes:

@@ -35,6 +35,7 @@ class _LabelledRow(_Row):
     text: str
     text_pair: str | None = None
     label: str | None = None
+    source: str | None = None  # of a text that was written or labelled by a model; it is read and left out
 
 
 def load_labels(path: Path | str) -> Labels:

@@ -5,8 +5,9 @@ Arrays only: what is read and compared is made by `views`, the formulas are `net
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import numpy as np
 
@@ -26,6 +27,11 @@ Fit = Callable[[Array, Array, int], list[list[Head]]]  # rows, head weights, ste
 
 STAGES = (0, 2, 5, 10, 20, 40)  # after how many steps stopping is considered
 SURE = 2.0  # standard errors
+FINAL = -1  # in place of the number of a fold: the fit on all shots
+NONE: Mapping[int, Array] = MappingProxyType({})
+
+
+_NOTHING = np.empty(0, dtype=np.int_)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +59,7 @@ class Trained:
     steps: int  # of L-BFGS, where training stopped
     held_out_nll: float | None  # of the calibrated mean of heads; None where nothing could be held out
     held_out: int
+    held: HeldOut | None = field(default=None, repr=False)  # what the calibrated mean said of them; not saved
 
 
 def train(
@@ -67,19 +74,33 @@ def train(
     is_stacked: bool,
     is_calibrated: bool,
     seed: int,
+    added: Mapping[int, Array] = NONE,
 ) -> Trained:
     """The heads after the number of steps, and with the weights, that held-out examples ask for.
 
     Held out are the dev examples and, fold by fold, the shots themselves; an example that is the only one
     of its class is never held out.
+
+    Args:
+        fit_folds: for the held-out decisions.
+        fit_final: for the heads that come back.
+        queries: of the shots, a head.
+        labels: of the shots.
+        dev: queries a head and labels of the dev examples.
+        folds: of the cross-validation.
+        stages: steps after which stopping is considered.
+        is_stacked: whether heads are weighed, or all weigh the same.
+        is_calibrated: whether there is a temperature.
+        seed: of the folds.
+        added: rows beyond the shots that are learnt from as well and never held out, by the number of the
+            fold; FINAL for the fit on all shots.
     """
-    held = _held_out(fit_folds, queries, labels, dev, folds, stages, seed)
+    everything = np.append(np.arange(len(labels)), added.get(FINAL, _NOTHING))
+    held = _held_out(fit_folds, queries, labels, dev, folds, stages, seed, added)
     heads_count = held.probabilities.shape[1]
     equal = np.full(heads_count, 1 / heads_count)
     if not len(held.labels):
-        return Trained(
-            fit_final(np.arange(len(labels)), equal, stages[-1])[-1], equal, 1.0, stages[-1], None, 0
-        )
+        return Trained(fit_final(everything, equal, stages[-1])[-1], equal, 1.0, stages[-1], None, 0)
     weights = [stacked_weights(right) if is_stacked else equal for right in held.right]
     means = [mean_of_heads(list(p), w) for p, w in zip(held.probabilities, weights, strict=True)]
     # calibrated before they are compared, or training would be stopped for being too sure, which is mended
@@ -87,9 +108,10 @@ def train(
     calibrated = [softened(mean, t) for mean, t in zip(means, temperatures, strict=True)]
     best = stopping_stage(np.stack([each_nll(mean, held.labels) for mean in calibrated]))
     temperature = temperatures[best] if is_calibrated else 1.0
-    heads = fit_final(np.arange(len(labels)), weights[best], stages[best])[-1]
+    heads = fit_final(everything, weights[best], stages[best])[-1]
     loss = averaged_nll(calibrated[best], held.labels)
-    return Trained(heads, weights[best], temperature, stages[best], loss, len(held.labels))
+    said = HeldOut(calibrated[best][None, None], held.labels)
+    return Trained(heads, weights[best], temperature, stages[best], loss, len(held.labels), said)
 
 
 def stopping_stage(losses: Array) -> int:
@@ -125,6 +147,7 @@ def _held_out(
     folds: int,
     stages: Sequence[int],
     seed: int,
+    added: Mapping[int, Array],
 ) -> HeldOut:
     fold = stratified_folds(labels, folds, seed)
     parts, right = [], []
@@ -132,11 +155,12 @@ def _held_out(
     for number in range(folds):
         out = np.flatnonzero(fold == number)
         if len(out):
-            path = fit(np.flatnonzero(fold != number), equal, stages[-1])
+            rows = np.append(np.flatnonzero(fold != number), added.get(number, _NOTHING))
+            path = fit(rows, equal, stages[-1])
             parts.append(_staged(path, [each[out] for each in queries], stages))
             right.append(labels[out])
     if dev is not None or not parts:
-        path = fit(np.arange(len(labels)), equal, stages[-1])
+        path = fit(np.append(np.arange(len(labels)), added.get(FINAL, _NOTHING)), equal, stages[-1])
         asked, said = dev or ([each[:0] for each in queries], labels[:0])
         parts.append(_staged(path, asked, stages))
         right.append(said)

@@ -8,6 +8,8 @@ Import the public names from here; torch is loaded when the first name that need
     model                   EnergyModel: g(question, text)
     groups, checkpoint, fit training
     adapter                 an EnergyModel and its Manifest <-> a folder
+    engines, engine_bench   what computes scores; which of them is quickest for an adapter
+    scoring                 no torch: what many questions ask at once, scored together
 """
 
 from __future__ import annotations
@@ -20,9 +22,11 @@ from trimtab.errors import MissingExtraError
 if TYPE_CHECKING:  # fit and calibrate are modules here, so their functions go by longer names
     from trimtab.energy import calibrate, fit
     from trimtab.energy.adapter import load_adapter as load_adapter
+    from trimtab.energy.adapter import load_scorer as load_scorer
     from trimtab.energy.adapter import save_adapter as save_adapter
     from trimtab.energy.calibrate import Calibration as Calibration
     from trimtab.energy.calibrate import expected_calibration_error as expected_calibration_error
+    from trimtab.energy.engine_bench import choose_engine as choose_engine
     from trimtab.energy.fit import FitReport as FitReport
     from trimtab.energy.fit import FitSettings as FitSettings
     from trimtab.energy.fit import Progress as Progress
@@ -33,6 +37,8 @@ if TYPE_CHECKING:  # fit and calibrate are modules here, so their functions go b
     from trimtab.energy.model import can_bf16 as can_bf16
     from trimtab.energy.model import quickest_threads as quickest_threads
     from trimtab.energy.model import use_threads as use_threads
+    from trimtab.energy.scoring import BatchingScorer as BatchingScorer
+    from trimtab.energy.scoring import ScoringSettings as ScoringSettings
 
     fit_calibration = calibrate.calibrate
     fit_energy = fit.fit
@@ -54,6 +60,10 @@ _PLACES = {
     "fit_energy": ("fit", "fit"),
     "save_adapter": ("adapter", "save_adapter"),
     "load_adapter": ("adapter", "load_adapter"),
+    "load_scorer": ("adapter", "load_scorer"),
+    "choose_engine": ("engine_bench", "choose_engine"),
+    "BatchingScorer": ("scoring", "BatchingScorer"),
+    "ScoringSettings": ("scoring", "ScoringSettings"),
 }
 _TRAIN_EXTRA = {"torch", "transformers", "jaxtyping", "huggingface_hub"}
 

@@ -7,13 +7,21 @@ manifest says is `manifest`'s.
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 import shutil
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer
 
 from trimtab.energy.checkpoint import sync
+from trimtab.energy.encoding import PairEncoder
+from trimtab.energy.engines.engine import EngineScorer
+from trimtab.energy.engines.making import make_engine, read_engine, usable, why_not, write_engine
+from trimtab.energy.engines.names import NEEDS, REFERENCE, EngineName
 from trimtab.energy.manifest import (
     CARD_NAME,
     MANIFEST_NAME,
@@ -27,6 +35,7 @@ from trimtab.energy.manifest import (
 from trimtab.energy.model import EnergyModel, quiet_transformers
 from trimtab.errors import AdapterError
 
+LOGGER = logging.getLogger("trimtab.energy")
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2  # linux/fs.h
 
@@ -35,6 +44,7 @@ def save_adapter(folder: Path | str, energy: EnergyModel, manifest: Manifest) ->
     """The manifest as saved: with the model's own facts and the SHA-256 of every file.
 
     An adapter already in the folder is replaced in one move; files it does not name (a report) stay.
+    The files of the engine that the manifest names are made too, where the engine is installed.
 
     Raises:
         AdapterError: the folder holds something that is not an adapter.
@@ -63,11 +73,48 @@ def load_adapter(
         AdapterError: a folder or file that is missing, damaged or of another kind; names the file.
     """
     manifest = verify_adapter(folder)
+    return _model(folder, manifest, bf16=bf16, device=device), manifest
+
+
+def load_scorer(
+    folder: Path | str, *, engine: EngineName | None = None, threads: int = 1
+) -> tuple[EngineScorer | EnergyModel, Manifest]:
+    """What scores with the adapter, and its manifest: on the engine named, else on the adapter's own.
+
+    An engine that cannot be had here is stood in for by torch, with one line in the log. One whose files the
+    adapter has not is made in memory. The `mlm` head scores as `load_adapter`'s model does. `threads` as in
+    `make_engine`.
+
+    Raises:
+        AdapterError: a folder or file that is missing, damaged or of another kind; names the file.
+    """
+    manifest = verify_adapter(folder)
+    if manifest.head == "mlm":
+        return load_adapter(folder)[0], manifest
+    wanted = engine or manifest.engine or REFERENCE
+    files = NEEDS[wanted].files
+    has_files = bool(files) and manifest.files.keys() >= set(files)
+    name = usable(wanted, exporting=not has_files)
+    if has_files and name == wanted:
+        encoder = PairEncoder(_tokenizer(Path(folder)), manifest.max_length)
+        return EngineScorer(encoder, read_engine(name, Path(folder), encoder, threads=threads)), manifest
+    energy = _model(folder, manifest)
+    return EngineScorer(energy.encoder, make_engine(name, energy, threads=threads)), manifest
+
+
+def _model(
+    folder: Path | str, manifest: Manifest, *, bf16: bool = False, device: str | None = None
+) -> EnergyModel:
     energy = EnergyModel.pretrained(
         Path(folder), max_length=manifest.max_length, head=manifest.head, bf16=bf16, device=device
     )
     energy.backbone = manifest.backbone
-    return energy, manifest
+    return energy
+
+
+def _tokenizer(folder: Path) -> Any:
+    with quiet_transformers():
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
 
 
 def _write(folder: Path, energy: EnergyModel, manifest: Manifest) -> Manifest:
@@ -75,6 +122,8 @@ def _write(folder: Path, energy: EnergyModel, manifest: Manifest) -> Manifest:
     with quiet_transformers():
         energy.network.save_pretrained(folder)
         energy.tokenizer.save_pretrained(folder)
+    if manifest.engine is not None:
+        _write_engine(manifest.engine, energy, folder)
     for path in folder.iterdir():
         path.chmod(0o644)  # weights are written private too
     facts = {"backbone": energy.backbone, "head": energy.head, "max_length": energy.max_length}
@@ -84,6 +133,14 @@ def _write(folder: Path, energy: EnergyModel, manifest: Manifest) -> Manifest:
     saved = stated.model_copy(update={"files": files})
     (folder / MANIFEST_NAME).write_text(manifest_text(saved), "utf-8")
     return saved
+
+
+def _write_engine(name: EngineName, energy: EnergyModel, folder: Path) -> None:
+    """The engine's files, unless it cannot be had here: then whoever loads the adapter goes without."""
+    if (reason := why_not(name)) is None:
+        write_engine(name, energy, folder)
+    else:
+        LOGGER.warning("the adapter is saved without its engine %s: %s", name, reason)
 
 
 def _files_to_carry(target: Path) -> list[Path]:

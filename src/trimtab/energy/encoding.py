@@ -6,14 +6,20 @@ final answer stay; the question only when it alone takes more than half of the r
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Int
+from numpy.typing import NDArray
 from torch import Tensor
 
+from trimtab.energy.lengths import in_batches
+
+QUESTIONS_KEPT = 4096  # whose tokens are remembered: many answers to one question are asked for one by one
 HEAD_SHARE = 0.25  # of the room a cut text gets: a quarter to its start, the rest to its end
 
 
@@ -25,6 +31,9 @@ class Pair:
     types: tuple[int, ...]
     text_start: int  # where the text's own tokens begin
     text_end: int  # and end
+
+    def __len__(self) -> int:
+        return len(self.ids)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,28 +61,46 @@ class PairEncoder:
         self.template = _read_template(tokenizer)
         self.has_types = "token_type_ids" in tokenizer.model_input_names
         self.pad = int(tokenizer.pad_token_id)
+        self._questions: OrderedDict[str, list[int]] = OrderedDict()  # the longest unused first
 
     def encode(self, pairs: Sequence[tuple[str, str]]) -> list[Pair]:
         """One encoded pair for each (question, text), in order."""
         if not pairs:
             return []
-        questions = list(dict.fromkeys(question for question, _ in pairs))
-        question_ids = dict(zip(questions, self._ids(questions), strict=True))
+        question_ids = self._question_ids([question for question, _ in pairs])
         text_ids = self._ids([text for _, text in pairs])
         return [
             self._join(question_ids[question], text)
             for (question, _), text in zip(pairs, text_ids, strict=True)
         ]
 
-    def collate(self, batch: Sequence[Pair], device: torch.device) -> dict[str, Int[Tensor, "texts tokens"]]:
-        """The padded inputs of one forward pass."""
-        width = max(len(pair.ids) for pair in batch)
-        ids = [[*pair.ids, *[self.pad] * (width - len(pair.ids))] for pair in batch]
-        mask = [[1] * len(pair.ids) + [0] * (width - len(pair.ids)) for pair in batch]
-        inputs = {"input_ids": ids, "attention_mask": mask}
+    def padded(self, batch: Sequence[Pair]) -> dict[str, NDArray[np.int64]]:
+        """The inputs of one forward pass, each (texts, tokens), by their names in transformers."""
+        shape = (len(batch), max(len(pair) for pair in batch))
+        inputs = {"input_ids": np.full(shape, self.pad), "attention_mask": np.zeros(shape, np.int64)}
         if self.has_types:
-            inputs["token_type_ids"] = [[*pair.types, *[0] * (width - len(pair.ids))] for pair in batch]
-        return {name: torch.tensor(rows, device=device) for name, rows in inputs.items()}
+            inputs["token_type_ids"] = np.zeros(shape, np.int64)
+        for row, pair in enumerate(batch):
+            inputs["input_ids"][row, : len(pair)] = pair.ids
+            inputs["attention_mask"][row, : len(pair)] = 1
+            if self.has_types:
+                inputs["token_type_ids"][row, : len(pair)] = pair.types
+        return inputs
+
+    def collate(self, batch: Sequence[Pair], device: torch.device) -> dict[str, Int[Tensor, "texts tokens"]]:
+        """The same inputs for torch, on a device."""
+        return {name: torch.from_numpy(rows).to(device) for name, rows in self.padded(batch).items()}
+
+    def _question_ids(self, questions: Sequence[str]) -> dict[str, list[int]]:
+        """The tokens of each distinct question; those seen lately are not tokenised again."""
+        known = {question: self._questions.pop(question, None) for question in dict.fromkeys(questions)}
+        new = [question for question, ids in known.items() if ids is None]
+        found = {question: ids for question, ids in known.items() if ids is not None}
+        found.update(zip(new, self._ids(new) if new else [], strict=True))
+        self._questions.update(found)
+        while len(self._questions) > QUESTIONS_KEPT:
+            self._questions.popitem(last=False)
+        return found
 
     def _ids(self, texts: list[str]) -> list[list[int]]:
         encoded = self.tokenizer(
@@ -113,12 +140,7 @@ def without_middle(tokens: list[int], room: int) -> list[int]:
 
 def by_length(pairs: Sequence[Pair], tokens: int) -> Iterator[list[int]]:
     """Indices of pairs of like length, longest first, in batches of at most `tokens` padded tokens."""
-    order = sorted(range(len(pairs)), key=lambda i: (-len(pairs[i].ids), i))
-    start = 0
-    while start < len(order):
-        size = max(1, tokens // len(pairs[order[start]].ids))
-        yield order[start : start + size]
-        start += size
+    yield from in_batches([len(pair) for pair in pairs], tokens)
 
 
 def _read_template(tokenizer: Any) -> _Template:

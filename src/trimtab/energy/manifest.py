@@ -15,6 +15,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from trimtab.energy.calibrate import Calibration
+from trimtab.energy.engines.names import EngineName
 from trimtab.errors import AdapterError
 from trimtab.stopping import DecisionCalibration, DecisionRule, RuleName
 
@@ -54,6 +55,8 @@ class Manifest(BaseModel):
     data_hash: str = ""
     metrics: dict[str, JsonValue] = Field(default_factory=dict)
     settings: dict[str, JsonValue] = Field(default_factory=dict)  # the run's settings, as resolved
+    engine: EngineName | None = None  # that scores with it; None: torch
+    engine_trials: dict[str, JsonValue] = Field(default_factory=dict)  # why: each engine as measured
     parent: str | None = None  # weights hash of the adapter this one was trained on from
     created: datetime = Field(default_factory=lambda: datetime.now(UTC).replace(microsecond=0))
     trimtab_version: str = Field(default_factory=lambda: version("trimtab"))

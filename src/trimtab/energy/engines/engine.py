@@ -1,0 +1,69 @@
+"""The protocol of an engine, and a scorer on any of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from trimtab.energy.encoding import Pair, PairEncoder
+from trimtab.energy.engines.names import EngineName
+from trimtab.energy.lengths import in_batches
+from trimtab.energy.scoring import BatchScorer
+
+
+class ScoringEngine(Protocol):
+    """Computes scores; nothing else differs between engines."""
+
+    @property
+    def name(self) -> EngineName:
+        """Its name in manifests and settings."""
+        ...
+
+    @property
+    def tokens(self) -> int:
+        """The padded tokens of a batch at which it is quickest."""
+        ...
+
+    def scores(self, batch: Sequence[Pair]) -> list[float]:
+        """One score an encoded pair, in order, in one pass; higher is better."""
+        ...
+
+
+class EngineScorer:
+    """A Scorer on an engine; a BatchScorer too, so that `scoring.BatchingScorer` can cut its batches."""
+
+    def __init__(self, encoder: PairEncoder, engine: ScoringEngine) -> None:
+        self.encoder = encoder
+        self.engine = engine
+
+    @property
+    def tokens(self) -> int:
+        """The engine's own."""
+        return self.engine.tokens
+
+    def encode(self, pairs: Sequence[tuple[str, str]]) -> list[Pair]:
+        """Each pair's tokens, in order."""
+        return self.encoder.encode(pairs)
+
+    def scores(self, batch: Sequence[Pair]) -> list[float]:
+        """One score an encoded pair, in order, in one pass."""
+        return self.engine.scores(batch)
+
+    def score(self, question: str, texts: Sequence[str]) -> list[float]:
+        """g(question, text) for each text, in order; higher is better."""
+        return self.score_pairs([(question, text) for text in texts])
+
+    def score_pairs(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
+        """The score of each (question, text) pair, in order; equal pairs are scored once."""
+        distinct = list(dict.fromkeys(pairs))
+        scores = dict(zip(distinct, scores_by_length(self, self.encode(distinct)), strict=True))
+        return [scores[pair] for pair in pairs]
+
+
+def scores_by_length(scorer: BatchScorer, encoded: Sequence[Pair]) -> list[float]:
+    """The scores of encoded pairs, in order, worked out in batches of like length."""
+    scores = [0.0] * len(encoded)
+    for indices in in_batches([len(pair) for pair in encoded], scorer.tokens):
+        for index, score in zip(indices, scorer.scores([encoded[i] for i in indices]), strict=True):
+            scores[index] = score
+    return scores

@@ -1,0 +1,316 @@
+"""Laws of the batching scorer, on scorers that need no torch."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trimtab.energy.lengths import in_batches
+from trimtab.energy.scoring import BatchingScorer, BatchScorer, ScoringSettings
+from trimtab.errors import RunError
+from trimtab.types import Scorer
+
+TOKENS = 20
+
+
+class PoisonError(Exception):
+    """What a poisoned text does."""
+
+
+@dataclass(frozen=True)
+class Words:
+    """An encoded pair: one token a word."""
+
+    question: str
+    text: str
+
+    def __len__(self) -> int:
+        return len(f"{self.question} {self.text}".split())
+
+
+@dataclass
+class ByWords:
+    """g: how many words the text has, plus a hundredth of the question's. Notes what it was asked."""
+
+    seconds: float = 0.0
+    tokens: int = TOKENS
+    batches: list[list[Words]] = field(default_factory=list)
+    threads: set[str] = field(default_factory=set)
+    inside: threading.Lock = field(default_factory=threading.Lock)
+    gate: threading.Event | None = None
+
+    def encode(self, pairs: Sequence[tuple[str, str]]) -> list[Words]:
+        self.threads.add(threading.current_thread().name)
+        if any("unreadable" in text for _, text in pairs):
+            raise PoisonError("unreadable")
+        return [Words(question, text) for question, text in pairs]
+
+    def scores(self, batch: Sequence[Words]) -> list[float]:
+        assert self.inside.acquire(blocking=False), "two scorings at once"
+        try:
+            self.threads.add(threading.current_thread().name)
+            if self.gate is not None:
+                assert self.gate.wait(5)
+            time.sleep(self.seconds)
+            self.batches.append(list(batch))
+            if any("poison" in each.text for each in batch):
+                raise PoisonError("poison")
+            return [worth(each.question, each.text) for each in batch]
+        finally:
+            self.inside.release()
+
+    @property
+    def seen(self) -> list[tuple[str, str]]:
+        return [(each.question, each.text) for batch in self.batches for each in batch]
+
+
+def worth(question: str, text: str) -> float:
+    return len(text.split()) + len(question.split()) / 100
+
+
+def threads_left() -> list[str]:
+    return [each.name for each in threading.enumerate() if each.name.startswith("trimtab-batches")]
+
+
+def waiting(n: int) -> ScoringSettings:
+    return ScoringSettings(waiting=n)
+
+
+# --------------------------------------------------------------------------- batches
+
+
+@given(st.lists(st.integers(0, 50)), st.integers(1, 60))
+def test_batches_hold_each_item_once_and_keep_to_the_budget(lengths, tokens):
+    batches = list(in_batches(lengths, tokens))
+    assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
+    for batch in batches:
+        longest = max(lengths[i] for i in batch)
+        assert len(batch) == 1 or longest * len(batch) <= tokens
+    firsts = [lengths[batch[0]] for batch in batches]
+    assert firsts == sorted(firsts, reverse=True)
+
+
+# --------------------------------------------------------------------------- right and together
+
+
+Requests = st.lists(
+    st.tuples(st.sampled_from(["a", "b b", "c c c"]), st.lists(st.text("xy ", max_size=12), max_size=6)),
+    max_size=12,
+)
+
+
+@given(Requests, st.integers(1, 30), st.integers(1, 40))
+def test_every_request_gets_its_own_scores_whatever_shares_its_batches(requests, room, tokens):
+    async def asked() -> list[list[float]]:
+        async with BatchingScorer(ByWords(tokens=tokens), ScoringSettings(0.0, 2, room, 5)) as scoring:
+            return await asyncio.gather(*(scoring.scored(*each) for each in requests))
+
+    expected = [[worth(question, text) for text in texts] for question, texts in requests]
+    assert asyncio.run(asked()) == expected
+
+
+async def test_requests_of_one_moment_share_batches_of_like_length():
+    scorer = ByWords()
+    texts = ["a", "a b c d e f g h", "a b"]
+    async with BatchingScorer(scorer) as scoring:
+        await asyncio.gather(*(scoring.scored(f"q{i}", texts) for i in range(4)))
+    lengths = [[len(each) for each in batch] for batch in scorer.batches]
+    assert lengths == [[9, 9], [9, 9], [3] * 4 + [2] * 2, [2] * 2]
+    assert scoring.counts.batches == 4
+
+
+async def test_scoring_and_tokenising_stay_off_the_loop_and_in_one_thread():
+    scorer = ByWords()
+    async with BatchingScorer(scorer) as scoring:
+        await asyncio.gather(*(scoring.scored(f"q{i}", ["a", "b"]) for i in range(9)))
+    assert len(scorer.threads) == 1
+    assert threading.current_thread().name not in scorer.threads
+
+
+async def test_a_plain_scorer_is_scored_with_as_it_is():
+    class Plain:
+        def score(self, question: str, texts: Sequence[str]) -> list[float]:
+            return self.score_pairs([(question, text) for text in texts])
+
+        def score_pairs(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
+            return [worth(*pair) for pair in pairs]
+
+    plain: Scorer = Plain()
+    assert not isinstance(plain, BatchScorer)
+    async with BatchingScorer(plain) as scoring:
+        assert await scoring.scored("what is", ["a b", "c", "a b"]) == [2.02, 1.02, 2.02]
+
+
+async def test_nothing_asked_is_nothing_scored():
+    async with BatchingScorer(ByWords()) as scoring:
+        assert await scoring.scored("q", []) == []
+    assert scoring.counts.batches == 0
+
+
+# --------------------------------------------------------------------------- once only
+
+
+async def test_a_pair_is_scored_once_whoever_asks_and_when():
+    scorer = ByWords()
+    async with BatchingScorer(scorer) as scoring:
+        together = await asyncio.gather(*(scoring.scored("q", ["a", "b b", "a"]) for _ in range(5)))
+        later = await scoring.scored("q", ["b b", "a"])
+    assert together == [[1.01, 2.01, 1.01]] * 5
+    assert later == [2.01, 1.01]
+    assert sorted(scorer.seen) == [("q", "a"), ("q", "b b")]
+    counts = scoring.counts
+    assert (counts.asked, counts.scored, counts.shared, counts.remembered) == (12, 2, 8, 2)
+
+
+async def test_pairs_that_read_alike_when_joined_are_not_the_same_pair():
+    scorer = ByWords()
+    async with BatchingScorer(scorer) as scoring:
+        await asyncio.gather(scoring.scored("ab", ["c"]), scoring.scored("a", ["bc"]))
+    assert len(scorer.seen) == 2
+
+
+async def test_of_too_many_scores_the_longest_unused_is_forgotten():
+    scorer = ByWords()
+    async with BatchingScorer(scorer, ScoringSettings(remembered=2)) as scoring:
+        for text in ("a", "b", "a", "c", "a", "b"):
+            await scoring.scored("q", [text])
+    assert [text for _, text in scorer.seen] == ["a", "b", "c", "b"]
+
+
+# --------------------------------------------------------------------------- fair and bounded
+
+
+async def test_a_question_that_asks_for_much_does_not_hold_up_one_that_asks_for_little():
+    scorer = ByWords(gate=threading.Event())
+    many = [f"word{i} " * 5 for i in range(200)]
+    async with BatchingScorer(scorer, ScoringSettings(window=2)) as scoring:
+        much = asyncio.create_task(scoring.scored("much", many))
+        await asyncio.sleep(0.05)  # its first batch is being scored
+        little = asyncio.create_task(scoring.scored("little", ["a", "b"]))
+        await asyncio.sleep(0.01)
+        scorer.gate.set()
+        await little
+        assert not much.done()
+        assert scoring.counts.scored < 40
+        assert await much == [worth("much", text) for text in many]
+
+
+async def test_turns_go_round_the_questions():
+    scorer = ByWords(tokens=2)
+    async with BatchingScorer(scorer, ScoringSettings(window=1)) as scoring:
+        await asyncio.gather(*(scoring.scored(name, ["x", "y", "z"]) for name in "abc"))
+    assert scorer.seen == [(name, text) for text in "xyz" for name in "abc"]
+
+
+async def test_no_more_pairs_than_the_bound_are_under_way():
+    scorer = ByWords(gate=threading.Event())
+    async with BatchingScorer(scorer, waiting(3)) as scoring:
+        asked = [asyncio.create_task(scoring.scored(f"q{i}", [f"a{j}" for j in range(5)])) for i in range(4)]
+        await asyncio.sleep(0.02)
+        assert len(scoring._under_way) == 3
+        scorer.gate.set()
+        assert await asyncio.gather(*asked) == [[1.01] * 5] * 4
+    assert len(scorer.seen) == 20
+
+
+# --------------------------------------------------------------------------- errors and cancellation
+
+
+@pytest.mark.parametrize("bad", ["poison", "unreadable"])
+async def test_an_error_reaches_only_the_request_whose_text_caused_it(bad):
+    scorer = ByWords()
+    async with BatchingScorer(scorer) as scoring:
+        came = await asyncio.gather(
+            scoring.scored("q", ["a", bad]),
+            scoring.scored("r", [bad, "b"]),
+            scoring.scored("q", ["a", "b"]),
+            scoring.scored("s", ["c"]),
+            return_exceptions=True,
+        )
+        assert [type(each) for each in came] == [PoisonError, PoisonError, list, list]
+        assert came[2:] == [[1.01, 1.01], [1.01]]
+        assert await scoring.scored("q", ["fine"]) == [1.01]
+        with pytest.raises(PoisonError):  # an error is no score: it is tried again
+            await scoring.scored("q", [bad])
+
+
+async def test_cancelling_one_request_leaves_the_others_and_what_they_share():
+    scorer = ByWords(gate=threading.Event())
+    async with BatchingScorer(scorer) as scoring:
+        leaving = asyncio.create_task(scoring.scored("q", ["shared", "mine alone"]))
+        staying = asyncio.create_task(scoring.scored("q", ["shared", "theirs"]))
+        await asyncio.sleep(0)
+        leaving.cancel()
+        scorer.gate.set()
+        assert await staying == [1.01, 1.01]
+        with pytest.raises(asyncio.CancelledError):
+            await leaving
+    assert sorted(text for _, text in scorer.seen) == ["shared", "theirs"]
+
+
+async def test_a_request_cancelled_while_it_waits_for_room_takes_none():
+    scorer = ByWords(gate=threading.Event())
+    async with BatchingScorer(scorer, waiting(1)) as scoring:
+        first = asyncio.create_task(scoring.scored("q", ["a"]))
+        second = asyncio.create_task(scoring.scored("r", ["b", "c"]))
+        await asyncio.sleep(0.01)
+        second.cancel()
+        scorer.gate.set()
+        assert await first == [1.01]
+        assert await scoring.scored("s", ["d"]) == [1.01]
+    assert scoring._room._value == 1
+
+
+async def test_a_deadline_on_a_request_does_not_stop_the_scorer():
+    scorer = ByWords(seconds=0.05)
+    async with BatchingScorer(scorer) as scoring:
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(scoring.scored("q", ["a"]), 0.01)
+        assert await scoring.scored("r", ["b"]) == [1.01]
+
+
+async def test_a_scorer_that_miscounts_fails_its_requests_and_does_not_hang_them():
+    class Short(ByWords):
+        def scores(self, batch: Sequence[Words]) -> list[float]:
+            return super().scores(batch)[1:]
+
+    async with BatchingScorer(Short()) as scoring:
+        with pytest.raises(ValueError, match="shorter"):
+            await asyncio.wait_for(scoring.scored("q", ["a", "b"]), 5)
+
+
+# --------------------------------------------------------------------------- the end
+
+
+async def test_closing_leaves_nothing_running_and_tells_those_who_wait():
+    scorer = ByWords(seconds=0.02)
+    scoring = BatchingScorer(scorer, waiting(2))
+    asked = [asyncio.create_task(scoring.scored(f"q{i}", ["a", "b", "c"])) for i in range(3)]
+    await asyncio.sleep(0.01)
+    await scoring.close()
+    came = await asyncio.gather(*asked, return_exceptions=True)
+    assert [type(each) for each in came] == [RunError] * 3
+    assert threads_left() == []
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+async def test_a_closed_scorer_refuses_and_may_be_closed_again():
+    async with BatchingScorer(ByWords()) as scoring:
+        assert await scoring.scored("q", ["a"]) == [1.01]
+    await scoring.close()
+    with pytest.raises(RunError, match="closed"):
+        await scoring.scored("q", ["b"])
+
+
+async def test_no_task_is_left_when_nothing_is_asked():
+    async with BatchingScorer(ByWords()) as scoring:
+        await scoring.scored("q", ["a"])
+        await asyncio.sleep(0.01)
+        assert asyncio.all_tasks() == {asyncio.current_task()}
