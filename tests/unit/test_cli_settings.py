@@ -12,7 +12,8 @@ from trimtab.cli.app import app
 from trimtab.cli.settings import Settings, resolve
 from trimtab.errors import ConfigError
 
-OF_THE_COMMAND_LINE = {"bench", 
+OF_THE_COMMAND_LINE = {
+    "bench",
     "config",
     "json",
     "help",

@@ -138,6 +138,17 @@ def test_a_tie_and_a_loss_leave_it_off(right):
     assert found.reason.startswith("off: ")
 
 
+def test_where_more_labels_look_wrong_than_right_it_is_off_and_nothing_is_trained():
+    """The same teacher, and three of five labels moved to another class."""
+    moved = np.array([0, 0, 2, 2, 2, 2, 1, 0, 0, 0])
+    asked = []
+    found, _ = switch(trained([0.5]), {FINAL: SURE_TEACHER}, moved, NAMES, asked.append)
+    assert found.wrong_share > 0.5
+    assert found.kept == 3
+    assert (found.is_on, asked) == (False, [])
+    assert "more of the labels look wrong" in found.reason
+
+
 def test_counts_and_figures_of_both_decisions_are_kept_and_survive_json():
     found, _, _ = decided(trained([0.6, 0.3]), trained([0.8, 0.7]))
     assert (found.given, found.copies, found.agreed, found.kept, found.held_out) == (12, 2, 9, 9, 2)

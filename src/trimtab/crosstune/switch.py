@@ -17,6 +17,7 @@ from trimtab.crosstune.network import FLOOR, Array, each_nll
 from trimtab.crosstune.training import FINAL, HeldOut, Trained
 
 SURE = 0.8  # of a label, for its example to be kept: see docs/decisions/0024-the-switch.md
+MOST_WRONG = 0.5  # of all labels: who writes more wrong ones than right ones is not learnt from at all
 
 Learn = Callable[[Mapping[int, Array]], Trained]  # places of the examples to add, by fold -> what is learnt
 
@@ -147,6 +148,7 @@ def switch(
 
     Better is, on held-out examples, a lower mean negative log probability of the label, each as foretold by
     a classifier that was trained, and had its further examples filtered, without it. A tie is no gain: off.
+    Off without trying where nothing is kept, or held out, or more labels look wrong than right.
 
     Args:
         without: learnt from the shots alone.
@@ -173,10 +175,9 @@ def switch(
             **figures,
         )
 
-    if not len(last.kept):
-        return said(False, "off: the teacher is sure of no example's label"), without
-    if without.held is None:
-        return said(False, "off: nothing could be held out to try it on"), without
+    in_vain = _in_vain(last, without.held)
+    if without.held is None or in_vain:
+        return said(False, f"off: {in_vain}"), without
     with_them = learn({fold: each.kept for fold, each in found.items()})
     assert with_them.held is not None
     figures = compared(without.held, with_them.held)
@@ -185,6 +186,15 @@ def switch(
     if gain > 0:
         return said(True, f"on: {reason}", **figures), with_them
     return said(False, f"off: {reason}", **figures), without
+
+
+def _in_vain(found: Filtered, held: HeldOut | None) -> str:
+    """Why trying the examples would be in vain; empty where it would not."""
+    if not len(found.kept):
+        return "the teacher is sure of no example's label"
+    if found.wrong_share > MOST_WRONG:
+        return "more of the labels look wrong than right"
+    return "" if held else "nothing could be held out to try it on"
 
 
 def compared(without: HeldOut, with_them: HeldOut) -> dict[str, float]:
