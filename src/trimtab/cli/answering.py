@@ -20,7 +20,7 @@ from trimtab.cli.running import running
 from trimtab.cli.settings import Settings
 from trimtab.data import data_hash, load_questions
 from trimtab.drawing import BeamSettings, Waves, answer_question, draw_request, over_questions
-from trimtab.energy import load_adapter, verify_adapter
+from trimtab.energy import verify_adapter
 from trimtab.errors import BudgetSpentError, ConfigError, EndpointError
 from trimtab.types import Answer, AnswerStatus, Prompt, Question, Sampling, Task
 
@@ -79,7 +79,7 @@ def _refuse_outage(answers: Sequence[Answer]) -> None:
 def _answers(settings: Settings, questions: Sequence[Question], task: Task) -> tuple[list[Answer], int]:
     """An answer a question, in their order, and the exit code: 4 where a limit cut them short."""
     assert settings.adapter is not None
-    energy, manifest = load_adapter(settings.adapter, bf16=settings.bf16)
+    scorer, manifest = build.scorer_of(settings)
     with running(settings, "answer", data_hash(questions), questions=len(questions)) as run:
         one = partial(
             answer_question,
@@ -87,7 +87,7 @@ def _answers(settings: Settings, questions: Sequence[Question], task: Task) -> t
             task=task,
             rule=rule_of(settings, manifest),
             how=_how(settings),
-            scorer=energy,
+            scorer=scorer,
             calibrate=manifest.calibration.confidences if manifest.calibration else None,
             abstain_below=settings.abstain_below,
             deadline_s=settings.question_deadline_s,

@@ -22,8 +22,9 @@ from trimtab.cli.labelling import Ask, Labelled
 from trimtab.cli.settings import Settings
 from trimtab.cli.weighing import IN_CONTEXT, ZERO_SHOT, Weighed, share
 from trimtab.crosstune import measures
-from trimtab.crosstune.asking import AskSettings, Text
+from trimtab.crosstune.asking import AskSettings
 from trimtab.crosstune.network import Array
+from trimtab.crosstune.requesting import Text
 from trimtab.crosstune.rows import LabelledText, load_labelled
 from trimtab.errors import ConfigError
 

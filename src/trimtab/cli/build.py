@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterable, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from trimtab import tasks
 from trimtab.cli.console import say
@@ -19,7 +19,11 @@ from trimtab.energy.manifest import MANIFEST_NAME
 from trimtab.errors import ConfigError
 from trimtab.judge import TRUTHFUL, AIJudge, Combined, GroundTruth, Human
 from trimtab.store import Store
-from trimtab.types import LLM, Judge, Question, Recorded, Sampling, Task
+from trimtab.types import LLM, Judge, Question, Recorded, Sampling, Scorer, Task
+
+if TYPE_CHECKING:
+    from trimtab.energy import Manifest
+    from trimtab.energy.engines.names import EngineName
 
 Row = TypeVar("Row", Question, Recorded)
 
@@ -180,6 +184,15 @@ def with_held_out(rows: Sequence[Row], dev: Sequence[Row]) -> tuple[tuple[Row, .
         return tuple(rows), tuple(dev)
     parts = split(rows, {"train": 0.8, "dev": 0.2})
     return tuple(parts["train"]), tuple(parts["dev"])
+
+
+def scorer_of(settings: Settings) -> tuple[Scorer, Manifest]:
+    """What scores with the adapter, on the engine chosen for it or, where asked for, in torch's bfloat16."""
+    from trimtab.energy import load_scorer
+
+    assert settings.adapter is not None
+    engine: EngineName | None = "torch_bf16" if settings.bf16 else None
+    return load_scorer(settings.adapter, engine=engine, threads=settings.threads or 1)
 
 
 def limit_threads(settings: Settings, run_folder: Path | None = None) -> None:

@@ -146,8 +146,8 @@ def _scored(settings: Settings, pools: list[Pool]) -> list[Pool]:
     if settings.adapter is None:
         return pools
     build.limit_threads(settings)
-    energy, manifest = load_adapter(settings.adapter, bf16=settings.bf16)
-    return scored(pools, energy, manifest.calibration.confidences if manifest.calibration else None)
+    scorer, manifest = build.scorer_of(settings)
+    return scored(pools, scorer, manifest.calibration.confidences if manifest.calibration else None)
 
 
 def _tell(settings: Settings, comparison: Comparison, manifest: Manifest | None, as_json: bool) -> None:

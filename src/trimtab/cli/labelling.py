@@ -23,7 +23,8 @@ from trimtab.cli.foreseeing import _ReadOnly, bytes_of
 from trimtab.cli.ledger import dollars, usd_of
 from trimtab.cli.running import Running, running
 from trimtab.cli.settings import Settings
-from trimtab.crosstune.asking import AskSettings, Said, Text, ask_labels
+from trimtab.crosstune.asking import AskSettings, Said, ask_labels
+from trimtab.crosstune.requesting import Text
 from trimtab.crosstune.rows import LabelledText, Labels
 from trimtab.llm import Cached
 from trimtab.llm.budget import worst_case

@@ -17,7 +17,8 @@ from trimtab.cli.console import say
 from trimtab.cli.labelling import Ask, Labelled
 from trimtab.cli.ledger import dollars, print_aligned
 from trimtab.crosstune import measures
-from trimtab.crosstune.asking import AskSettings, Text
+from trimtab.crosstune.asking import AskSettings
+from trimtab.crosstune.requesting import Text
 from trimtab.crosstune.rows import LabelledText, Labels
 from trimtab.evaluate.intervals import Difference, paired_difference, wilson_interval
 
