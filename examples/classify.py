@@ -6,8 +6,6 @@ It writes a tiny task of its own: eight texts a label to learn from, and what ea
 scripted one, which goes by a few words; any `trimtab.llm.ChatLLM` takes its place. Under a minute.
 """
 
-# ruff: noqa: T201  # an example talks
-
 from __future__ import annotations
 
 import asyncio

@@ -15,7 +15,8 @@ from trimtab.errors import InputError
 from trimtab.store import Cost, Replays, Run, Store
 from trimtab.types import Outcome, Usage
 
-INFERENCE = ("answer", "evaluate")  # kinds of runs whose cost is that of answering; others prepare for it
+# Kinds of runs whose cost is that of answering; the others prepare for it.
+INFERENCE = ("answer", "evaluate", "classify")
 FORGOTTEN = Run("", "", {}, "forgotten")
 COUNTED_PER = 1000  # questions, as in the paper's cost table
 

@@ -1,28 +1,23 @@
 """The LLM itself as a classifier: shown what the labels mean, and shots or none, it is asked for each text.
 
-What is asked, how a reply is read into a label, and the driver that keeps many requests in flight. A text
-whose question failed, or whose reply names no label, has none: it counts as wrong and is never left out.
+What is asked, and how a reply is read into a label; requests are sent by `requesting`. A text whose question
+failed, or whose reply names no label, has none: it counts as wrong and is never left out.
 """
 
 from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable, Sequence
-from contextlib import aclosing
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+from trimtab.crosstune.requesting import LABEL_TOKENS, Reply, Report, Request, Text, all_asked, refuse_outage
 from trimtab.crosstune.rows import LabelledText, Labels
 from trimtab.crosstune.wording import _ANSWER, LABELLER, _folded, _named, _one_line, label_in
-from trimtab.drawing import over_questions
-from trimtab.errors import BudgetSpentError, LLMError, RefusedError
-from trimtab.types import LLM, AnswerStatus, Completion, Message, Prompt, Sampling, Usage
-
-Text = str | tuple[str, str]
-Report = Callable[[int, int], None]  # done, of how many
+from trimtab.errors import BudgetSpentError, LLMError
+from trimtab.types import LLM, AnswerStatus, Message, Prompt, Sampling, Usage
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-LABEL_TOKENS = 32  # room for a label and a few words around it
 _LETTER = re.compile(r"^\W*(?:option\s+)?\W*([A-Za-z])\W*$|^\W*([A-Za-z])[).:]\s")
 
 
@@ -32,31 +27,9 @@ class AskSettings:
 
     shots_a_label: int = 4  # shown with every text; 0 asks zero-shot
     temperature: float | None = 0.0  # the likeliest label; None leaves it out
-    max_tokens: int = LABEL_TOKENS  # a model's hidden reasoning has room of its own
+    max_tokens: int = LABEL_TOKENS
     seed: int = 0
     concurrency: int = 20
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """One request, for one completion."""
-
-    prompt: Prompt
-    sampling: Sampling
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """What came of a request: a completion, or why there is none."""
-
-    completion: Completion | None
-    usage: Usage
-    error: LLMError | None = None
-
-    @property
-    def text(self) -> str:
-        """What was said; nothing where it failed."""
-        return self.completion.text if self.completion else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,40 +161,3 @@ def _in_order(texts: Sequence[Text], found: dict[Text, Said]) -> list[Said]:
         found[text] if first[text] == at else replace(found[text], usage=Usage())
         for at, text in enumerate(texts)
     ]
-
-
-async def all_asked(
-    llm: LLM, requests: Sequence[Request], concurrency: int, report: Report = lambda done, total: None
-) -> list[Reply]:
-    """A reply a request, in their order; at most `concurrency` of them are under way.
-
-    Raises:
-        RefusedError: the key or the model name is at fault.
-    """
-    found: dict[int, Reply] = {}
-
-    async def one(at: int) -> tuple[int, Reply]:
-        return at, await _asked(llm, requests[at])
-
-    async with aclosing(over_questions(range(len(requests)), one, concurrency=concurrency)) as ended:
-        async for at, reply in ended:
-            found[at] = reply
-            report(len(found), len(requests))
-    return [found[at] for at in range(len(requests))]
-
-
-async def _asked(llm: LLM, request: Request) -> Reply:
-    try:
-        given = await llm.complete(request.prompt, request.sampling)
-    except LLMError as error:
-        if isinstance(error, RefusedError) and error.is_of_all:
-            raise
-        return Reply(None, sum((call.usage for call in error.calls), Usage()), error)
-    return Reply(given.completions[0] if given.completions else None, given.usage)
-
-
-def refuse_outage(replies: Sequence[Reply]) -> None:
-    """Raises the last failure where all requests failed, and none of them for want of money."""
-    errors = [reply.error for reply in replies if reply.error is not None]
-    if errors and len(errors) == len(replies) and not any(isinstance(e, BudgetSpentError) for e in errors):
-        raise errors[-1]
