@@ -316,18 +316,57 @@ async def answer_question(
     """
     metered = Metered(llm)
     try:
-        drawing = _drawn(question, metered, task, rule, how, scorer, calibrate)
-        pool = await within(deadline_s, drawing)
+        found = await considered(
+            question,
+            metered,
+            task,
+            rule,
+            how,
+            scorer=scorer,
+            calibrate=calibrate,
+            abstain_below=abstain_below,
+            deadline_s=deadline_s,
+        )
+        return found.answer
     except LLMError as error:
         if isinstance(error, RefusedError) and error.is_of_all:
             raise
         return _failed(question, str(error), metered.usage)
+
+
+@dataclass(frozen=True, slots=True)
+class Considered:
+    """An answer, and the candidates that it was chosen from."""
+
+    answer: Answer
+    pool: Pool
+
+
+async def considered(
+    question: Question,
+    llm: LLM,
+    task: Task,
+    rule: DecisionRule,
+    how: Sampling | Waves | BeamSettings,
+    *,
+    scorer: Scorer | None = None,
+    calibrate: Calibrate | None = None,
+    abstain_below: float = 0.0,
+    deadline_s: float | None = None,
+) -> Considered:
+    """What `answer_question` answers, with its candidates, where the black box does answer.
+
+    Raises:
+        LLMError: it does not.
+        ValueError: a search without a scorer.
+    """
+    pool = await within(deadline_s, _drawn(question, llm, task, rule, how, scorer, calibrate))
     if scorer is not None:
         pool = await with_scores(pool, scorer, calibrate)
     answer = decided(pool, rule, abstain_below)
     if isinstance(how, Waves):
-        return replace(answer, spared=how.sampling.n - len(pool.candidates))
-    return answer
+        answer = replace(answer, spared=how.sampling.n - len(pool.candidates))
+    return Considered(answer, pool)
 
 
 async def within(deadline_s: float | None, work: Awaitable[Result]) -> Result:

@@ -16,7 +16,7 @@ from typing import Any
 from trimtab.cli import build
 from trimtab.cli.client import prices_of
 from trimtab.cli.console import print_json, say, table, write_lines
-from trimtab.cli.estimating import BYTES_A_TOKEN, REASONED_SHARE, _endpoint
+from trimtab.cli.estimating import BYTES_A_TOKEN, REASONED_SHARE, payer_scope
 from trimtab.cli.foreseeing import _ReadOnly, bytes_of
 from trimtab.cli.ledger import dollars, usd_of
 from trimtab.cli.running import running
@@ -242,7 +242,7 @@ def _estimate(settings: Settings, job: Job) -> Estimate:
 
 async def _foreseen(settings: Settings, job: Job, box: _Foreseen, store: Store) -> int:
     """Does the job with this box; returns how many of its replies were kept already."""
-    llm = Cached(box, _ReadOnly(store), scope=_endpoint(settings), bypass=not settings.cache)
+    llm = Cached(box, _ReadOnly(store), scope=payer_scope(settings), bypass=not settings.cache)
     found = await _done(job, llm, lambda title, done, total: None)
     return found.counts.asked - box.asked
 

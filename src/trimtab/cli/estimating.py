@@ -295,7 +295,7 @@ def _foreseen(plan: _Plan, store: Store, replies: Replies) -> Foresight:
         plan.task,
         model=settings.model or "",
         row=lambda name: capabilities_of(name, settings.capabilities),
-        scope=_endpoint(settings),
+        scope=payer_scope(settings),
         bypass=not settings.cache,
     )
     judge = build.judge_of(settings, plan.task, store, foresight)
@@ -309,7 +309,7 @@ def _foreseen(plan: _Plan, store: Store, replies: Replies) -> Foresight:
     return foresight
 
 
-def _endpoint(settings: Settings) -> str:
+def payer_scope(settings: Settings) -> str:
     """As the run's own cache has it; no key is needed to look there."""
     if api_key(settings) is None and settings.base_url is None:
         return OPENAI_URL

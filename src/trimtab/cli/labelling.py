@@ -18,7 +18,7 @@ from trimtab.cli import build
 from trimtab.cli.augmenting import Estimate
 from trimtab.cli.client import prices_of
 from trimtab.cli.console import say
-from trimtab.cli.estimating import BYTES_A_TOKEN, REASONED_SHARE, _endpoint
+from trimtab.cli.estimating import BYTES_A_TOKEN, REASONED_SHARE, payer_scope
 from trimtab.cli.foreseeing import _ReadOnly, bytes_of
 from trimtab.cli.ledger import dollars, usd_of
 from trimtab.cli.running import Running, running
@@ -138,7 +138,7 @@ def estimated(settings: Settings, asks: Sequence[Ask]) -> Estimate:
 
 
 async def _foreseen(settings: Settings, asks: Sequence[Ask], box: _Free, store: Store) -> None:
-    llm = Cached(box, _ReadOnly(store), scope=_endpoint(settings), bypass=not settings.cache)
+    llm = Cached(box, _ReadOnly(store), scope=payer_scope(settings), bypass=not settings.cache)
     for ask in asks:
         await ask_labels(llm, ask.texts, ask.labels, ask.shots, ask.how)
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 
 from trimtab.crosstune.requesting import LABEL_TOKENS, Reply, Report, Request, Text, all_asked, refuse_outage
 from trimtab.crosstune.rows import LabelledText, Labels
-from trimtab.crosstune.wording import _ANSWER, LABELLER, _folded, _named, _one_line, label_in
+from trimtab.crosstune.wording import ANSWER, LABELLER, folded, label_in, named, one_line
 from trimtab.errors import BudgetSpentError, LLMError
 from trimtab.types import LLM, AnswerStatus, Message, Prompt, Sampling, Usage
 
@@ -67,20 +67,20 @@ def label_prompt(text: Text, labels: Labels, shown: Sequence[LabelledText] = ())
     """What asks for the label of a text; every label is described, of those shown the labels are told."""
     marks = marks_of(labels.names)
     listed = [
-        f"{mark} {_named(name, labels, whole=True)}" for mark, name in zip(marks, labels.names, strict=True)
+        f"{mark} {named(name, labels, whole=True)}" for mark, name in zip(marks, labels.names, strict=True)
     ]
-    examples = [f"{_one_line(each.text)}\nLabel: {each.label}" for each in shown]
+    examples = [f"{one_line(each.text)}\nLabel: {each.label}" for each in shown]
     parts = [
         "The labels:\n" + "\n".join(listed),
         *(["Examples:", *examples] if examples else []),
-        f"The text to label:\n{_one_line(text)}\nLabel:",
+        f"The text to label:\n{one_line(text)}\nLabel:",
     ]
     return Prompt((Message("system", LABELLER), Message("user", "\n\n".join(parts))))
 
 
 def marks_of(names: Sequence[str]) -> list[str]:
     """What stands before each label: a letter; a dash where letters would run out or be taken for names."""
-    if len(names) > len(LETTERS) or any(len(_folded(name)) < 2 for name in names):
+    if len(names) > len(LETTERS) or any(len(folded(name)) < 2 for name in names):
         return ["-"] * len(names)
     return [f"({letter})" for letter in LETTERS[: len(names)]]
 
@@ -105,7 +105,7 @@ def label_said(reply: str, names: Sequence[str]) -> str | None:
 
 def _lettered(said: str, names: Sequence[str]) -> str | None:
     """The label of the letter that is said, where the labels had letters."""
-    match = _LETTER.match(_ANSWER.split(said)[-1].strip())
+    match = _LETTER.match(ANSWER.split(said)[-1].strip())
     if match is None or marks_of(names)[0] == "-":
         return None
     at = LETTERS.index((match.group(1) or match.group(2)).upper())

@@ -18,7 +18,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.linear_model import LogisticRegression
 from sklearn.utils.validation import check_is_fitted
 
-from trimtab.crosstune.classifier import Text, _encoder, checked_labels, checked_texts
+from trimtab.crosstune.classifier import Text, checked_labels, checked_texts, encoder_of
 from trimtab.crosstune.network import Array, averaged_nll
 from trimtab.crosstune.readings import Features
 from trimtab.crosstune.training import stratified_folds
@@ -52,7 +52,7 @@ class _Baseline(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit
 
     def _vectors(self, rows: Sequence[Text], views: Sequence[ViewName] = ("mean",)) -> Array:
         """The unit mean states of the layers, side by side; pairs are read as one text."""
-        box = _encoder(self.features) if isinstance(self.features, str) else self.features
+        box = encoder_of(self.features) if isinstance(self.features, str) else self.features
         texts = [row if isinstance(row, str) else _joined(row) for row in rows]
         items = [Item(reading) for reading in box.read(texts)]
         layers = [range(len(box.layers))[layer] for layer in self.layers]

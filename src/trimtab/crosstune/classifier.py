@@ -259,7 +259,7 @@ class CrossTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     # ----------------------------------------------------------------------- reading
 
     def _box(self) -> Features:
-        box = _encoder(self.features) if isinstance(self.features, str) else self.features
+        box = encoder_of(self.features) if isinstance(self.features, str) else self.features
         return KeptFeatures(box, self.store) if self.store is not None else box
 
     def _items(
@@ -464,7 +464,7 @@ class CrossTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
 
 @lru_cache(maxsize=2)
-def _encoder(name: str) -> LocalEncoder:
+def encoder_of(name: str) -> LocalEncoder:
     """One encoder for all classifiers that name it: clones share the loaded weights."""
     return LocalEncoder(name)
 

@@ -36,7 +36,7 @@ _PAIR = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 _FIRST_KEYS, _SECOND_KEYS = ("text", "first"), ("text_pair", "second")
-_ANSWER = re.compile(r"\b(?:label|answer|class|category)\b\W*(?:is\b|:)\s*", re.IGNORECASE)
+ANSWER = re.compile(r"\b(?:label|answer|class|category)\b\W*(?:is\b|:)\s*", re.IGNORECASE)
 
 
 # --------------------------------------------------------------------------- asking
@@ -48,7 +48,7 @@ def writing(label: str, labels: Labels, shown: Sequence[Text], count: int) -> tu
     kind = "text pairs" if _is_pair(shown) else "texts"
     parts = [
         f'The label: "{label}"\n' + _bulleted(labels.descriptions.get(label, ())),
-        "The texts must not fit any other label:\n" + _bulleted(_named(name, labels) for name in others),
+        "The texts must not fit any other label:\n" + _bulleted(named(name, labels) for name in others),
         f'Examples of "{label}":\n' + _numbered(shown),
         f'Write {count} new {kind} of the label "{label}". They speak like the examples and are about as '
         "long, and they differ from the examples and from one another as real ones would: in subject, in "
@@ -58,7 +58,8 @@ def writing(label: str, labels: Labels, shown: Sequence[Text], count: int) -> tu
     return Message("system", WRITER), Message("user", "\n\n".join(part.strip() for part in parts))
 
 
-def _named(name: str, labels: Labels, *, whole: bool = False) -> str:
+def named(name: str, labels: Labels, *, whole: bool = False) -> str:
+    """A label in quotes and what it means: its first description, or all of them."""
     said = labels.descriptions.get(name, [])
     return f'"{name}": ' + " ".join(said if whole else said[:1]) if said else f'"{name}"'
 
@@ -68,13 +69,14 @@ def _bulleted(lines: Any) -> str:
 
 
 def _numbered(texts: Sequence[Text]) -> str:
-    return "\n".join(f"{number}. {_one_line(text)}" for number, text in enumerate(texts, start=1))
+    return "\n".join(f"{number}. {one_line(text)}" for number, text in enumerate(texts, start=1))
 
 
-def _one_line(text: Text) -> str:
+def one_line(text: Text) -> str:
+    """A text, or a marked pair of them, without line breaks."""
     if isinstance(text, str):
         return " ".join(text.split())
-    return f"{FIRST} {_one_line(text[0])} | {SECOND} {_one_line(text[1])}"
+    return f"{FIRST} {one_line(text[0])} | {SECOND} {one_line(text[1])}"
 
 
 def _is_pair(texts: Sequence[Text]) -> bool:
@@ -173,10 +175,10 @@ def label_in(reply: str, names: Sequence[str]) -> str | None:
     Read are a name alone, in any case, quoted or with a full stop; what follows 'Label:' or 'The answer is',
     the last of them; and a sentence in which exactly one of the names stands.
     """
-    after = _ANSWER.split(reply)[-1]
-    known = {_folded(name): name for name in names} | {name: name for name in names}
+    after = ANSWER.split(reply)[-1]
+    known = {folded(name): name for name in names} | {name: name for name in names}
     said = (reply, after, *after.strip().splitlines()[:1])
-    exact = [known[each] for text in said for each in (text.strip(), _folded(text)) if each in known]
+    exact = [known[each] for text in said for each in (text.strip(), folded(text)) if each in known]
     if exact:
         return exact[0]
     named = _standing_in(after, names) or _standing_in(reply, names)
@@ -185,15 +187,15 @@ def label_in(reply: str, names: Sequence[str]) -> str | None:
 
 def _standing_in(said: str, names: Sequence[str]) -> list[str]:
     """The names that stand in the words; the longest first, and what is one's is no other's."""
-    left, found = f" {_folded(said)} ", []
+    left, found = f" {folded(said)} ", []
     for name in sorted(names, key=len, reverse=True):
-        sought = f" {_folded(name)} "
+        sought = f" {folded(name)} "
         if sought in left:
             found += [name] * (2 if f" not{sought}" in left else 1)  # what is denied leaves it open
             left = left.replace(sought, " | ")
     return found
 
 
-def _folded(text: str) -> str:
+def folded(text: str) -> str:
     """The words of a text in lower case; underscores and hyphens part words."""
     return " ".join(re.findall(r"[^\W_]+", unicodedata.normalize("NFKC", text).casefold())) or text.strip()

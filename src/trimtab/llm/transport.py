@@ -15,7 +15,7 @@ import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
-from urllib.parse import parse_qsl, unquote, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, quote, unquote, urlsplit, urlunsplit
 
 import aiohttp
 import httpx
@@ -165,6 +165,19 @@ class OpenAITransport:
             "/chat/completions", cast_to=httpx.Response, body=body, options={"headers": headers}
         )
         return RawReply(_document(response), response.status_code, response.headers.get("x-request-id"))
+
+    def chat_url(self, model: str) -> str:
+        """Where chat completions of a model are asked for, with the query of the base URL."""
+        query = urlsplit(self._url).query
+        if self._api_version is None:
+            return f"{self.endpoint.rstrip('/')}/chat/completions{'?' if query else ''}{query}"
+        deployment = f"{self.endpoint.rstrip('/')}/openai/deployments/{quote(model, safe='')}"
+        return f"{deployment}/chat/completions?api-version={quote(self._api_version)}"
+
+    def request_headers(self) -> dict[str, str]:
+        """What each request is sent with, the key among it: for the wire alone."""
+        named = {"api-key": self._key} if self._api_version else {"Authorization": f"Bearer {self._key}"}
+        return {**(named if self._key else self._login()), **self._headers}
 
     async def close(self) -> None:
         """Close this event loop's connections; a later request opens new ones."""

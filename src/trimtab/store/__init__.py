@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from trimtab.store.batches import Batch
 from trimtab.store.history import PaidCall, Past
+from trimtab.store.inferences import Inference, Order
+from trimtab.store.keys import ApiKey, Scope, key_digest
 from trimtab.store.ledger import Cost, Replays
 from trimtab.store.rounds import RoundRecord
 from trimtab.store.runs import FINISHED, RUNNING, Run
@@ -13,15 +15,20 @@ from trimtab.store.store import Store
 __all__ = [
     "FINISHED",
     "RUNNING",
+    "ApiKey",
     "Batch",
     "CacheLine",
     "Cost",
+    "Inference",
     "KeptDraw",
+    "Order",
     "PaidCall",
     "Past",
     "Pruned",
     "Replays",
     "RoundRecord",
     "Run",
+    "Scope",
     "Store",
+    "key_digest",
 ]

@@ -12,13 +12,15 @@ from trimtab.store.batches import Batches
 from trimtab.store.database import MEMORY, open_database
 from trimtab.store.feedback import FeedbackGiven
 from trimtab.store.history import History
+from trimtab.store.inferences import Inferences
+from trimtab.store.keys import Keys
 from trimtab.store.ledger import Ledger
 from trimtab.store.rounds import Rounds
 from trimtab.store.runs import Runs
 from trimtab.store.samples import Samples
 
 
-class Store(Runs, Samples, Ledger, History, Batches, Rounds, FeedbackGiven):
+class Store(Runs, Samples, Ledger, History, Batches, Rounds, FeedbackGiven, Inferences, Keys):
     """A database of ours; `Store.open` makes one."""
 
     @classmethod

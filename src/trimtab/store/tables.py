@@ -180,3 +180,46 @@ feedback = Table(
     Column("created_at", DateTime(timezone=True), nullable=False),
     UniqueConstraint("id", name="uq_feedback_id"),
 )
+
+inferences = Table(
+    "inferences",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("created_at", Float(53), nullable=False),  # seconds since the epoch
+    Column("adapter", Line, nullable=False),  # empty: the black box itself answered
+    Column("version", Integer, nullable=False),
+    Column("key_id", String(32), nullable=True),  # who asked; null where no key is needed
+    Column("question", Json, nullable=False),
+    Column("question_hash", String(64), nullable=False, index=True),
+    Column("messages", Json, nullable=False),
+    Column("task", Line, nullable=False),
+    Column("chosen", Integer, nullable=True),  # index among the candidates
+    Column("candidates", Json, nullable=False),
+    Column("text", Json, nullable=False),
+    Column("answer", Json, nullable=False),  # JSON null: unreadable, or not read at all
+    Column("confidence", Float(53), nullable=True),
+    Column("score", Float(53), nullable=True),
+    Column("status", String(20), nullable=False),
+    Column("usage", Json, nullable=False),
+    Column("usd", Float(53), nullable=True),
+    Column("seconds", Float(53), nullable=False),
+    Column("upstream", Line, nullable=False),  # the black box that was asked
+    Index("ix_inferences_created_at", "created_at"),
+)
+
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("name", Line, nullable=False),
+    Column("digest", String(64), nullable=False),  # SHA-256 of the key, which itself is kept nowhere
+    Column("scopes", Json, nullable=False),
+    Column("adapters", Json, nullable=False),  # JSON null: all of them
+    Column("max_usd", Float(53), nullable=True),
+    Column("requests_per_minute", Integer, nullable=True),
+    Column("concurrency", Integer, nullable=True),
+    Column("created_at", Float(53), nullable=False),
+    Column("revoked_at", Float(53), nullable=True),
+    Column("spent_usd", Float(53), nullable=False),
+    UniqueConstraint("digest", name="uq_api_keys_digest"),
+)
