@@ -1,10 +1,12 @@
-"""How fast scoring and the embedded black box are here, measured side by side in one run.
+"""All figures of speed and cost in one run: `make bench`. Prints a table and writes bench.json.
 
-    python scripts/bench.py [--repeats 5] [--texts 64] [--threads 1] [--out bench.json]        (make bench)
+    python scripts/bench.py [--recorded DATA_FOLDER] [--only PART …] [--repeats 5] [--small] [--json FILE]
 
-Every repeat measures every variant once, in turn, so that what else the machine does falls on all of them;
-figures are medians over repeats, ratios medians of each repeat's own ratio. `make bench` exports
-OMP_NUM_THREADS=1, as the tests do.
+Each part is a script of its own, run in a process of its own, one after the other: nothing else should run
+meanwhile. A part's document says under `figures` what is lifted to the top of bench.json, and under `spread`
+the lowest and highest of its repeats; the whole of it stands under `parts`. `--recorded` names a folder of
+SET/train.jsonl and SET/dev.jsonl with recorded answers; without it texts are made up. `--small` shows in a
+minute or two that all parts run; its figures mean nothing.
 """
 
 from __future__ import annotations
@@ -12,159 +14,134 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
-import random
-import statistics
+import subprocess
+import sys
+import tempfile
 import time
-from collections.abc import Callable, Sequence
-from importlib.metadata import version
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
+from benching import FEWEST, machine, write
 
-from trimtab.energy.model import EnergyModel, bf16_autocast, evaluating, use_threads
-from trimtab.llm.embedded.decoding import Request, complete
-from trimtab.llm.embedded.model import Model
-from trimtab.llm.embedded.world import questions
-
-ROWS = 16  # texts of one padded batch in the order they came: what a plain loop would do
-LONGEST = 6  # chains put together into the longest text
-PROMPTS = 8
-Pairs = list[tuple[str, str]]
+HERE = Path(__file__).resolve().parent
 
 
-def pairs(count: int, seed: int = 0) -> Pairs:
-    """(question, text) pairs, all different, whose texts are one to six chains long, as answers are."""
-    rng = random.Random(seed)
-    rows = questions(seed, count)
-    return [
-        (row.text, "".join(rng.choice(rows).rationale or "" for _ in range(rng.randint(1, LONGEST))))
-        for row in rows
-    ]
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One script, and how it is called."""
+
+    script: str
+    small: tuple[str, ...] = ()  # what makes it short
+    whole: tuple[str, ...] = ()  # what makes it as it should be, where that is not its default
+    recorded: str = ""  # what it reads of the folder of recorded sets: "" nothing, "." all of it
+    repeats: bool = True  # whether it takes --repeats
+
+    def command(self, given: argparse.Namespace, out: Path) -> list[str]:
+        """The command line of this part."""
+        command = [sys.executable, str(HERE / self.script), "--json", str(out)]
+        command += self.small if given.small else self.whole
+        if self.repeats:
+            command += ["--repeats", str(given.repeats)]
+        if given.recorded and self.recorded:
+            command += ["--recorded", str(given.recorded / self.recorded)]
+        return command
 
 
-def scored_in_order(energy: EnergyModel, asked: Pairs) -> list[float]:
-    """The scores, a fixed number of texts a batch, in the order they came."""
-    encoded = energy.encoder.encode(asked)
-    scores: list[float] = []
-    with evaluating(energy.network), torch.inference_mode(), bf16_autocast(energy.device, False):
-        for start in range(0, len(encoded), ROWS):
-            scores += energy.forward(encoded[start : start + ROWS]).tolist()
-    return scores
-
-
-def tokens_drawn(model: Model, prompts: Sequence[str], n: int) -> int:
-    """Tokens of n draws for each prompt, one request after the other."""
-    requests = [Request(f"{prompt}\n", n=n, seed=1, stop=()) for prompt in prompts]
-    return sum(drawn.completion_tokens for request in requests for drawn in complete(model, [request]))
-
-
-def variants(texts: int) -> dict[str, tuple[str, Callable[[], int]]]:
-    """By name: the unit, and what does the work and says how many units it did."""
-    energy = EnergyModel.pretrained("offline", device="cpu")
-    asked = pairs(texts)
-    model = Model.load()
-    prompts = [row.text for row in questions(1, PROMPTS)]
-    return {
-        "scoring, fp32, sorted by length": ("texts/s", lambda: len(energy.score_pairs(asked, bf16=False))),
-        "scoring, bf16, sorted by length": ("texts/s", lambda: len(energy.score_pairs(asked, bf16=True))),
-        "scoring, fp32, padded in order": ("texts/s", lambda: len(scored_in_order(energy, asked))),
-        "embedded black box, n = 1": ("tokens/s", lambda: tokens_drawn(model, prompts, 1)),
-        "embedded black box, n = 8": ("tokens/s", lambda: tokens_drawn(model, prompts, 8)),
-    }
-
-
-RATIOS = {
-    "bf16 over fp32": ("scoring, bf16, sorted by length", "scoring, fp32, sorted by length"),
-    "sorted by length over padded in order": (
-        "scoring, fp32, sorted by length",
-        "scoring, fp32, padded in order",
+SEARCH = ("--questions", "4", "--latencies", "50")
+PARTS = {
+    "start": Part("bench_start.py"),
+    "driving": Part("bench_search.py", small=SEARCH),
+    "search": Part("bench_search.py", small=("--scored", *SEARCH), whole=("--scored",)),
+    "scoring": Part(
+        "bench_scoring.py", small=("--each", "16", "--pairs", "64"), recorded="gsm8k_weak/dev.jsonl"
     ),
-    "n = 8 over n = 1": ("embedded black box, n = 8", "embedded black box, n = 1"),
+    "training": Part("bench_training.py", small=("--updates", "2"), recorded="gsm8k_weak/train.jsonl"),
+    "samples": Part("bench_samples.py", small=("--questions", "40"), recorded=".", repeats=False),
+    "scaling": Part("bench_scaling.py", small=("--sizes", "10", "50")),
+    "blackbox": Part("bench_blackbox.py", small=("--prompts", "2")),
+    "client": Part(
+        "bench_client.py",
+        small=("--calls", "200", "--storm-s", "11", "--questions", "40"),
+        whole=("--calls", "1000", "--storm-s", "13", "--questions", "60"),
+        repeats=False,
+    ),
 }
 
 
-def measured(work: dict[str, tuple[str, Callable[[], int]]], repeats: int) -> dict[str, list[float]]:
-    """Units a second of each variant, once a repeat, after one warm-up of each."""
-    rates: dict[str, list[float]] = {name: [] for name in work}
-    for _, run in work.values():
-        run()
-    for _ in range(repeats):
-        for name, (_, run) in work.items():
-            started = time.perf_counter()
-            units = run()
-            rates[name].append(units / (time.perf_counter() - started))
-    return rates
+def run(part: Part, given: argparse.Namespace, folder: Path) -> dict[str, Any] | None:
+    """The part's document; None when it failed, which is told."""
+    out = folder / "part.json"
+    out.unlink(missing_ok=True)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    done = subprocess.run(part.command(given, out), env=environment, stdout=sys.stderr, check=False)
+    if done.returncode or not out.is_file():
+        print(f"{part.script} failed with exit code {done.returncode}", file=sys.stderr)
+        return None
+    found: dict[str, Any] = json.loads(out.read_text("utf-8"))
+    return found
 
 
-def summary(values: Sequence[float]) -> dict[str, Any]:
-    """The median, and how far single repeats lay from it."""
-    return {
-        "median": statistics.median(values),
-        "low": min(values),
-        "high": max(values),
-        "values": list(values),
-    }
+def document(names: Sequence[str], given: argparse.Namespace) -> dict[str, Any]:
+    """Figures of all parts, each part's own document, and how long it took."""
+    found: dict[str, Any] = {"machine": machine(), "repeats": given.repeats, "spread": {}}
+    parts: dict[str, Any] = {}
+    seconds: dict[str, float] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name in names:
+            print(f"-- {name}", file=sys.stderr, flush=True)
+            began = time.perf_counter()
+            parts[name] = run(PARTS[name], given, Path(folder))
+            seconds[name] = round(time.perf_counter() - began, 1)
+            found |= (parts[name] or {}).get("figures", {})
+            found["spread"] |= (parts[name] or {}).get("spread", {})
+    failed = [name for name, part in parts.items() if part is None]
+    return {**found, "seconds": seconds, "failed": failed, "parts": parts}
 
 
-def machine(threads: int) -> dict[str, Any]:
-    """What the figures were measured on."""
-    return {
-        "processor": _processor(),
-        "cores": os.cpu_count(),
-        "threads": threads,
-        "load_average": list(os.getloadavg()) if hasattr(os, "getloadavg") else None,
-        "system": f"{platform.system()} {platform.machine()}",
-        "python": platform.python_version(),
-        **{name: version(name) for name in ("torch", "transformers", "numpy", "trimtab")},
-    }
+def tell(found: dict[str, Any]) -> None:
+    """The table."""
+    about = found["machine"]
+    print(f"{about['processor']}, {about['cores']} cores; load before: {about['load_average']}")
+    figures = [name for part in found["parts"].values() if part for name in part.get("figures", {})]
+    for name in figures:
+        print(f"{name:24} {shown(found[name])}{spread_of(found['spread'].get(name))}")
+    print(f"{sum(found['seconds'].values()):.0f} s in all: {found['seconds']}")
+    if found["failed"]:
+        print(f"failed: {', '.join(found['failed'])}")
 
 
-def _processor() -> str:
-    listed = Path("/proc/cpuinfo")
-    lines = listed.read_text("utf-8").splitlines() if listed.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or "unknown"
+def shown(figure: Any) -> str:
+    """A figure in a line: a number, or numbers by their names."""
+    if isinstance(figure, dict):
+        return ", ".join(f"{name} {shown(value)}" for name, value in figure.items())
+    if isinstance(figure, list):
+        return " ".join(shown(value) for value in figure)
+    return f"{figure:.4g}" if isinstance(figure, float) else str(figure)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Speed of scoring and of the embedded black box, here.")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--texts", type=int, default=64)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--out", type=Path, default=Path("bench.json"))
+def spread_of(spread: Sequence[float] | None) -> str:
+    """How far repeats lay apart, where that is known."""
+    return f"   ({spread[0]:.4g} to {spread[1]:.4g})" if spread else ""
+
+
+def main() -> int:
+    """Runs the parts; 1 when one of them failed."""
+    parser = argparse.ArgumentParser(description="All figures of speed and cost, here.")
+    parser.add_argument("--only", nargs="+", choices=PARTS, metavar="PART", default=list(PARTS))
+    parser.add_argument("--recorded", type=Path, help="folder of SET/train.jsonl and SET/dev.jsonl")
+    parser.add_argument("--repeats", type=int, default=FEWEST)
+    parser.add_argument("--small", action="store_true", help="only show that everything runs")
+    parser.add_argument("--json", type=Path, default=Path("bench.json"))
     given = parser.parse_args()
-    use_threads(given.threads)
-    about = machine(given.threads)
-    work = variants(given.texts)
-    rates = measured(work, given.repeats)
-    ratios = {
-        name: [ours / theirs for ours, theirs in zip(rates[over], rates[under], strict=True)]
-        for name, (over, under) in RATIOS.items()
-    }
-    document = {
-        "machine": about,
-        "repeats": given.repeats,
-        "texts": given.texts,
-        "rates": {name: {"unit": work[name][0], **summary(values)} for name, values in rates.items()},
-        "ratios": {name: summary(values) for name, values in ratios.items()},
-    }
-    given.out.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", "utf-8")
-    tell(document)
-
-
-def tell(document: dict[str, Any]) -> None:
-    about = document["machine"]
-    print(f"{about['processor']}, {about['cores']} cores, {about['threads']} threads")
-    print(f"load before: {about['load_average']}")
-    for name, rate in document["rates"].items():
-        print(f"{name:40} {rate['median']:10.1f} {rate['unit']:9} ({rate['low']:.1f} to {rate['high']:.1f})")
-    for name, ratio in document["ratios"].items():
-        print(f"{name:40} {ratio['median']:10.2f} {'times':9} ({ratio['low']:.2f} to {ratio['high']:.2f})")
-    if document["repeats"] < 5:
-        print("fewer than 5 repeats: these figures show that it runs, no more")
+    found = document(given.only, given)
+    write(given.json, found)
+    tell(found)
+    if given.repeats < FEWEST or given.small:
+        print("small, or fewer than 5 repeats: these figures show that it runs, no more")
+    return 1 if found["failed"] else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

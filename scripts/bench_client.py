@@ -10,19 +10,16 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
-import os
-import platform
 import resource
 import sys
 import tempfile
 import time
 from contextlib import closing
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from benching import machine, write
 from trimtab.errors import LLMError
 from trimtab.llm import Cached, ChatLLM, Filled
 from trimtab.store import Store
@@ -159,13 +156,14 @@ def mixed(peer: Peer, questions: int, folder: Path, latency_s: float) -> dict[st
     }
 
 
-def machine() -> dict[str, Any]:
+def figures(document: dict[str, Any]) -> dict[str, Any]:
+    """What stands for the whole: calls and their cost with every draw kept, and the manners."""
+    kept = document["throughput"]["with store"]
     return {
-        "cores": os.cpu_count(),
-        "load_average": list(os.getloadavg()),
-        "system": f"{platform.system()} {platform.machine()}",
-        "python": platform.python_version(),
-        **{name: version(name) for name in ("openai", "aiohttp", "sqlalchemy", "trimtab")},
+        "client_calls_per_s": kept["calls_per_s"],
+        "client_cpu_ms_per_call": kept["cpu_ms_per_call"],
+        "client_storm_share": min(storm["throughput_share"] for storm in document["storm"]),
+        "client_faults_times": max(line["times"] for line in document["mixed"]),
     }
 
 
@@ -214,7 +212,8 @@ def main() -> None:
             "storm": [storm(peer, given.storm_s, asked_for) for asked_for in (None, 1.0)],
             "mixed": [mixed(peer, given.questions, folder, latency_s) for latency_s in (0.5, 2.0)],
         }
-    given.json.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", "utf-8")
+    document["figures"] = figures(document)
+    write(given.json, document)
     tell(document)
 
 

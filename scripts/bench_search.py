@@ -14,9 +14,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import hashlib
-import json
 import multiprocessing
-import os
 import random
 import re
 import statistics
@@ -29,8 +27,10 @@ from typing import Any
 
 from aiohttp import web
 
+from benching import summary, write
 from trimtab import tasks
-from trimtab.drawing import BeamSettings, beam_search, next_step, over_questions
+from trimtab.drawing import BeamSettings, beam_search, next_step, over_questions, own_seed
+from trimtab.energy import BatchingScorer
 from trimtab.llm import ChatLLM, Filled
 from trimtab.llm.capabilities import Capabilities
 from trimtab.search import extended, final, is_done, opened, pruned, samples_each, scored, to_extend, unscored
@@ -38,7 +38,7 @@ from trimtab.types import LLM, Pool, Question, Sampling, Scorer, Task
 
 TAKES = Capabilities(n=True, stop=True, seed=True)
 SETTINGS = BeamSettings(width=3, samples=10, max_steps=8)
-ALONE = {50: 8, 500: 2}  # questions the baseline is measured on, by latency in ms
+ALONE = {50: 3, 500: 1}  # questions the baseline is measured on, by latency in ms
 STEP = re.compile(r"Part (\d+) of (\d+)")
 WORDS = "first we take the number of boxes and add what was left from before so that it comes to"
 
@@ -126,14 +126,12 @@ async def one_call_at_a_time(
     question: Question, llm: LLM, task: Task, scorer: Scorer, settings: BeamSettings
 ) -> str:
     """The same search, waiting for each call and scoring its candidates before the next one."""
-    from trimtab.drawing import _seed  # the same seeds, so that the answers are the same
-
     search = opened(settings.width, settings.samples, settings.max_steps)
     known: dict[str, float] = {}
     while not is_done(search):
         continuations = []
         for draft in to_extend(search):
-            seed = _seed(settings.seed, question.id, str(search.depth), draft.text)
+            seed = own_seed(settings.seed, question.id, str(search.depth), draft.text)
             sampling = Sampling(
                 samples_each(search), settings.temperature, settings.max_tokens, task.step_stops, seed
             )
@@ -150,13 +148,14 @@ async def one_call_at_a_time(
 async def all_at_once(
     questions: Sequence[Question], llm: LLM, task: Task, scorer: Scorer, settings: BeamSettings
 ) -> dict[str, str]:
-    """Every question in flight, as the program does it."""
+    """Every question in flight and one scorer for all, as the program does it."""
+    async with BatchingScorer(scorer) as shared:
 
-    async def one(question: Question) -> Pool:
-        return await beam_search(question, llm, task, scorer, settings)
+        async def one(question: Question) -> Pool:
+            return await beam_search(question, llm, task, shared, settings)
 
-    pools = over_questions(questions, one, concurrency=len(questions))
-    return {pool.question.id: pool.candidates[0].text async for pool in pools}
+        pools = over_questions(questions, one, concurrency=len(questions))
+        return {pool.question.id: pool.candidates[0].text async for pool in pools}
 
 
 def questions_of(count: int) -> list[Question]:
@@ -165,14 +164,14 @@ def questions_of(count: int) -> list[Question]:
     ]
 
 
-def timed(url: str, work: Callable[[LLM], Awaitable[Any]]) -> tuple[float, Any]:
-    """Seconds, and what the work gave; connections are opened before."""
+def timed(url: str, work: Callable[[LLM], Awaitable[Any]], warm: int) -> tuple[float, Any]:
+    """Seconds, and what the work gave; so many questions have opened the connections before."""
     chat = ChatLLM("seeded", base_url=url, api_key="sk-bench", concurrency=400, capabilities=TAKES)
     llm = Filled(chat, capabilities=chat.capabilities)
 
     async def run() -> tuple[float, Any]:
         try:
-            await all_at_once(questions_of(64)[-1:], llm, tasks.by_name("numeric"), Free(), SETTINGS)
+            await all_at_once(questions_of(warm), llm, tasks.by_name("numeric"), Free(), SETTINGS)
             began = time.perf_counter()
             found = await work(llm)
             return time.perf_counter() - began, found
@@ -196,15 +195,15 @@ def measured(latency_ms: int, count: int, repeats: int, plain: Scorer, quick: Sc
     rows = []
     for _ in range(repeats):
         with server(latency_ms) as url:
-            slow_s, expected = timed(url, baseline)
-            quick_s, found = timed(url, ours)
+            slow_s, expected = timed(url, baseline, 1)
+            quick_s, found = timed(url, ours, count)
         same = sum(found[name] == text for name, text in expected.items()) / len(expected)
         rows.append((slow_s / len(alone), quick_s / count, same))
     slow, fast, same = zip(*rows, strict=True)
     return {
         "baseline_s_per_question": statistics.median(slow),
         "ours_s_per_question": statistics.median(fast),
-        "speedup": statistics.median(a / b for a, b, _ in rows),
+        "speedup": summary([a / b for a, b, _ in rows]),
         "same_answers": statistics.fmean(same),
         "repeats": repeats,
         "questions": count,
@@ -234,15 +233,16 @@ class Padded:
 
 
 def scorers(is_scored: bool) -> tuple[Scorer, Scorer]:
-    """The baseline's and ours."""
+    """The baseline's and ours: the quickest engine that can be had."""
     if not is_scored:
         return Free(), Free()
     from trimtab.energy import EnergyModel, use_threads
-    from trimtab.energy.model import can_bf16
+    from trimtab.energy.engines.engine import EngineScorer
+    from trimtab.energy.engines.making import make_engine, usable
 
     use_threads(1)
-    energy = EnergyModel.pretrained("offline", bf16=can_bf16())
-    return Padded(EnergyModel.pretrained("offline")), energy
+    energy = EnergyModel.pretrained("offline", device="cpu")
+    return Padded(energy), EngineScorer(energy.encoder, make_engine(usable("openvino_bf16"), energy))
 
 
 def main() -> None:
@@ -255,18 +255,20 @@ def main() -> None:
     given = parser.parse_args()
     kind = "search" if given.scored else "driving"
     plain, quick = scorers(given.scored)
-    document: dict[str, Any] = {"load_before": os.getloadavg()}
+    document: dict[str, Any] = {"figures": {}, "spread": {}}
     for latency in given.latencies:
         found = measured(latency, given.questions, given.repeats, plain, quick)
         document[f"{kind}_{latency}ms"] = found
-        document[f"{kind}_speedup_{latency}ms"] = found["speedup"]
+        name, speedup = f"{kind}_speedup_{latency}ms", found["speedup"]
+        document["figures"][name] = speedup["median"]
+        document["spread"][name] = [speedup["low"], speedup["high"]]
         print(
             f"{kind} at {latency} ms: {found['baseline_s_per_question']:.2f} s a question one by one, "
-            f"{found['ours_s_per_question']:.3f} s ours: {found['speedup']:.1f} times as fast; "
+            f"{found['ours_s_per_question']:.3f} s ours: {speedup['median']:.1f} times as fast; "
             f"{100 * found['same_answers']:.0f} % same answers",
             flush=True,
         )
-    given.json.write_text(json.dumps(document, indent=2) + "\n", "utf-8")
+    write(given.json, document)
 
 
 if __name__ == "__main__":

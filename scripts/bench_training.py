@@ -1,6 +1,6 @@
 """Training steps a second against a plain loop: same questions, same draws of answers, same learning rate.
 
-    python scripts/bench_training.py [--recorded FILE] [--updates 12] [--repeats 5] [--json FILE]
+    python scripts/bench_training.py [--recorded FILE] [--updates 3] [--repeats 5] [--json FILE]
 
 The plain loop is what a first program would be, our own code: four questions an update, all their answers in
 one batch padded to the longest, float32, looped AdamW. Ours is `trimtab.energy.fit` at its defaults. Each
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
 import resource
 import statistics
@@ -23,6 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benching import write
 from trimtab.types import Contrast
 
 KINDS = ("plain", "ours")
@@ -132,17 +132,18 @@ def main() -> None:
     """Measures, prints and writes; or is the child that trains."""
     parser = argparse.ArgumentParser(description="Training against a plain padded float32 loop.")
     parser.add_argument("--recorded", type=Path)
-    parser.add_argument("--updates", type=int, default=12)
+    parser.add_argument("--updates", type=int, default=3)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--json", type=Path, default=Path("bench-training.json"))
     parser.add_argument("--child", choices=KINDS, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.child:
         return child(given.child, given.recorded, given.updates)
-    load = os.getloadavg()
     runs = measured(given.recorded, given.updates, given.repeats)
     ratios = [b["steps_per_s"] / a["steps_per_s"] for a, b in zip(*(runs[k] for k in KINDS), strict=True)]
-    document: dict[str, Any] = {"load_before": load, "training_speedup": statistics.median(ratios)}
+    figures: dict[str, Any] = {"training_speedup": statistics.median(ratios)}
+    spread = {"training_speedup": [min(ratios), max(ratios)]}
+    document: dict[str, Any] = {"figures": figures, "spread": spread}
     for kind in KINDS:
         late = runs[kind][0]["losses"][given.updates // 2 :]
         document[kind] = {
@@ -156,8 +157,9 @@ def main() -> None:
             f"{kind}: {told['steps_per_s']:.3f} updates/s, peak {told['peak_gib']:.2f} GiB, mean loss of the "
             f"second half {told['late_loss']:.3f}"
         )
-    print(f"training speedup {document['training_speedup']:.2f} (median of {given.repeats})")
-    given.json.write_text(json.dumps(document, indent=2) + "\n", "utf-8")
+    figures["training_memory_ratio"] = document["ours"]["peak_gib"] / document["plain"]["peak_gib"]
+    print(f"training speedup {figures['training_speedup']:.2f} (median of {given.repeats})")
+    write(given.json, document)
     return None
 
 

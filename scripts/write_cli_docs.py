@@ -72,8 +72,11 @@ EXAMPLES: Mapping[str, Any] = {
     "usd_per_million_out": 0.6,
     "log": "calls.jsonl",
     "trace": "otlp",
+    "against": "adapters/last-week, judge:gpt-4o",
+    "budgets": "1,4,16",
     "require": "weighted_vote>=0.8, weighted_vote_minus_majority.low>0",
     "out": "adapters/mine",
+    "store": "postgresql://trimtab@db/trimtab",
 }
 CONFIG_HEADER = """# trimtab.toml: every key there is. Keys with a default stand with it; the others are
 # commented out. A command reads the keys that are flags of its own."""

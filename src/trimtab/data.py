@@ -37,6 +37,9 @@ class FeedbackKind(StrEnum):
     VERDICT = "verdict"  # this text is right, or wrong
     PREFERENCE = "preference"  # this text rather than that one
     CORRECTION = "correction"  # this is what the answer should have been
+    RATING = "rating"  # how good this text is, from 0 to 1
+    RANKING = "ranking"  # these texts, best first
+    COMMENT = "comment"  # words about this text; nothing is learnt from them
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,20 +48,28 @@ class Feedback:
 
     question: str
     kind: FeedbackKind
-    text: str  # the judged text, the preferred text, or the correction
-    value: str = ""  # "right" or "wrong"; the rejected text; empty for a correction
+    text: str  # the judged text, the preferred text, the best of the ranked, or the correction
+    value: str = ""  # "right" or "wrong"; the rejected text; a number; a JSON list of the others; the comment
     source: str = "human"
     id: str | None = None  # the giver's own id, if there is one
+    inference_id: str | None = None  # the served answer that it is about
 
     @property
     def key(self) -> str:
         """A hash of the given id and what it is an id within, else of everything said.
 
-        Ids of two files may meet, as both count from 1: an id is one of its source, question and kind.
+        Ids of two files may meet, as both count from 1: an id is one of its source, question and kind, and
+        of the served answer it is about.
         """
+        about = [] if self.inference_id is None else [self.inference_id]
         if self.id is not None:
-            return _digest(["id", self.id, self.source, question_hash(self.question), self.kind])
-        return _digest([self.question, self.kind, self.text, self.value, self.source])
+            return _digest(["id", self.id, self.source, question_hash(self.question), self.kind, *about])
+        return _digest([self.question, self.kind, self.text, self.value, self.source, *about])
+
+    @property
+    def ranked(self) -> tuple[str, ...]:
+        """The texts of a ranking, best first."""
+        return (self.text, *json.loads(self.value))
 
 
 # --------------------------------------------------------------------------- the shape of each row
@@ -94,7 +105,8 @@ class _QuestionRow(_Row):
     choices: Annotated[References, Field(min_length=2, max_length=MAX_CHOICES)] | None = None
     correct_answers: References | None = None
     incorrect_answers: References | None = None
-    category: str | None = None  # some published sets carry one; it is read and left out
+    category: str | None = None  # what kind of question it is (`load_kinds`)
+    cluster: TextOrNumber | None = None  # rows with the same one are variants of each other (`load_kinds`)
 
     def as_question(self) -> Question:
         return Question(
@@ -137,41 +149,74 @@ class _ChatRow(_Row):
     model: str | None = None
 
 
-class _PreferenceRow(_Row):
+class _SaidRow(_Row):
     id: TextOrNumber | None = None
+    source: Text = "human"
+    inference_id: Text | None = None
+
+    def _said(self, question: str, kind: FeedbackKind, text: str, value: str = "") -> Feedback:
+        return Feedback(question, kind, text, value, self.source, self.id, self.inference_id)
+
+
+class _PreferenceRow(_SaidRow):
     prompt: Text
     chosen: Text
     rejected: Text
-    source: Text = "human"
 
     def as_feedback(self) -> Feedback:
-        kind = FeedbackKind.PREFERENCE
-        return Feedback(self.prompt, kind, self.chosen, self.rejected, self.source, self.id)
+        return self._said(self.prompt, FeedbackKind.PREFERENCE, self.chosen, self.rejected)
 
 
-class _VerdictRow(_Row):
-    id: TextOrNumber | None = None
+class _VerdictRow(_SaidRow):
     question: Text
     text: Text
     verdict: Literal["right", "wrong"]
-    source: Text = "human"
 
     def as_feedback(self) -> Feedback:
-        return Feedback(self.question, FeedbackKind.VERDICT, self.text, self.verdict, self.source, self.id)
+        return self._said(self.question, FeedbackKind.VERDICT, self.text, self.verdict)
 
 
-class _CorrectionRow(_Row):
-    id: TextOrNumber | None = None
+class _CorrectionRow(_SaidRow):
     question: Text
     correction: Text
-    source: Text = "human"
 
     def as_feedback(self) -> Feedback:
-        kind = FeedbackKind.CORRECTION
-        return Feedback(self.question, kind, self.correction, source=self.source, id=self.id)
+        return self._said(self.question, FeedbackKind.CORRECTION, self.correction)
 
 
-_FeedbackRow: TypeAlias = _PreferenceRow | _VerdictRow | _CorrectionRow
+class _RatingRow(_SaidRow):
+    question: Text
+    text: Text
+    rating: Annotated[float, Field(ge=0, le=1)]
+
+    def as_feedback(self) -> Feedback:
+        return self._said(self.question, FeedbackKind.RATING, self.text, repr(self.rating))
+
+
+class _RankingRow(_SaidRow):
+    question: Text
+    ranking: Annotated[list[Text], Field(min_length=2)]
+
+    def as_feedback(self) -> Feedback:
+        best, *others = self.ranking
+        return self._said(self.question, FeedbackKind.RANKING, best, json.dumps(others))
+
+
+class _CommentRow(_SaidRow):
+    question: Text
+    text: str = ""
+    comment: Text
+
+    def as_feedback(self) -> Feedback:
+        return self._said(self.question, FeedbackKind.COMMENT, self.text, self.comment)
+
+
+_FeedbackRow: TypeAlias = (
+    _PreferenceRow | _VerdictRow | _CorrectionRow | _RatingRow | _RankingRow | _CommentRow
+)
+_ROW_OF: Mapping[str, type[_FeedbackRow]] = MappingProxyType(
+    {"correction": _CorrectionRow, "rating": _RatingRow, "ranking": _RankingRow, "comment": _CommentRow}
+)
 _RowModel = TypeVar("_RowModel", bound=_Row)
 _NESTED: Mapping[str, type[_Row]] = MappingProxyType({"samples": _SampleRow, "messages": _MessageRow})
 
@@ -359,6 +404,31 @@ def load_recorded(path: Path | str, *, need_answer: bool = True) -> tuple[Record
     return tuple(recorded for _, recorded in found)
 
 
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What a row says its question is one of, for reports and intervals."""
+
+    category: str | None = None
+    cluster: str | None = None
+
+
+def load_kinds(path: Path | str) -> dict[str, Kind]:
+    """By question id, of the rows that say so; of a file that `load_questions` or `load_recorded` takes.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    sheet = _Sheet(path)
+    rows = [row for _, row in sheet.rows() if {"category", "cluster"} & row.keys()]
+    sheet.close()
+    return {str(_number_as_text(row["id"])): _kind_of(row) for row in rows}
+
+
+def _kind_of(row: Mapping[str, Any]) -> Kind:
+    cluster = row.get("cluster")
+    return Kind(row.get("category"), None if cluster is None else str(_number_as_text(cluster)))
+
+
 def _is_labelled(recorded: Recorded) -> bool:
     return all(sample.correct is not None for sample in recorded.samples)
 
@@ -465,8 +535,9 @@ def load_feedback(path: Path | str) -> tuple[Feedback, ...]:
     """What people said, in the file's order.
 
     Args:
-        path: rows `{"question", "text", "verdict": "right" | "wrong"}`, `{"prompt", "chosen", "rejected"}`
-            or `{"question", "correction"}`, each with `"id"?` and `"source"?`.
+        path: rows `{"question", "text", "verdict": "right" | "wrong"}`, `{"question", "text", "rating"}`,
+            `{"prompt", "chosen", "rejected"}`, `{"question", "correction"}`, `{"question", "ranking"}` or
+            `{"question", "text"?, "comment"}`, each with `"id"?`, `"source"?` and `"inference_id"?`.
 
     Raises:
         DataError: with every problem of the file.
@@ -482,15 +553,16 @@ def load_feedback(path: Path | str) -> tuple[Feedback, ...]:
 def _feedback_row(sheet: _Sheet, line: int, row: dict[str, Any]) -> _FeedbackRow | None:
     if row.keys() & {"prompt", "chosen", "rejected"}:
         return sheet.validated(line, row, _PreferenceRow)
-    if "correction" in row:
-        return sheet.validated(line, row, _CorrectionRow)
-    return sheet.validated(line, row, _VerdictRow)
+    model = next((model for key, model in _ROW_OF.items() if key in row), _VerdictRow)
+    return sheet.validated(line, row, model)
 
 
 def _check_feedback(sheet: _Sheet, feedback: Sequence[tuple[int, Feedback]]) -> None:
     for line, said in feedback:
         if said.kind is FeedbackKind.PREFERENCE and said.text == said.value:
             sheet.complain(line, "rejected", "is the chosen text again")
+        if said.kind is FeedbackKind.RANKING and len(set(said.ranked)) < len(said.ranked):
+            sheet.complain(line, "ranking", "ranks one text twice")
     sheet.refuse_duplicate_ids((line, said.id) for line, said in feedback)
 
 

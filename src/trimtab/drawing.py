@@ -1,7 +1,8 @@
 """The driver: draws answers from a black box, whole or step by step, and decides.
 
 One coroutine a question; every request of one depth is in flight at once, and `over_questions` runs many
-questions side by side. Scoring is done off the event loop, one batch at a time. The search itself is a value
+questions side by side, none of which waits for another. Scoring is done off the event loop, one batch at a
+time, or by a scorer that all questions share. The search itself is a value
 in `search`, the rules are in `stopping`, retries are the black box's own (`llm`).
 """
 
@@ -13,12 +14,13 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 from trimtab.errors import EndpointError, LLMError, RefusedError
 from trimtab.llm.patience import patience
 from trimtab.pools import Calibrate
 from trimtab.search import (
+    Draft,
     Search,
     extended,
     final,
@@ -27,6 +29,7 @@ from trimtab.search import (
     pruned,
     samples_each,
     scored,
+    spared,
     to_extend,
     unscored,
 )
@@ -52,6 +55,18 @@ Asked = TypeVar("Asked")
 Result = TypeVar("Result")
 
 
+@runtime_checkable
+class SharedScorer(Protocol):
+    """A scorer of one event loop that gathers what many questions ask, as `energy.BatchingScorer` does."""
+
+    async def scored(self, question: str, texts: Sequence[str]) -> list[float]:
+        """One score a text, in order; higher is better."""
+        ...
+
+
+AnyScorer: TypeAlias = Scorer | SharedScorer
+
+
 @dataclass(frozen=True, slots=True)
 class BeamSettings:
     """How to search: the paper's k, n and L, and how one step is sampled."""
@@ -62,6 +77,7 @@ class BeamSettings:
     max_tokens: int = 80  # a step, as in the released configs
     temperature: float | None = 1.0  # as in the paper; None leaves it out
     seed: int | None = 0
+    stop_when_sure: bool = False  # end once the finished beams settle the decision
 
 
 # --------------------------------------------------------------------------- whole answers
@@ -98,7 +114,7 @@ async def draw_until_certain(
     task: Task,
     rule: DecisionRule,
     waves: Waves,
-    scorer: Scorer | None = None,
+    scorer: AnyScorer | None = None,
     calibrate: Calibrate | None = None,
 ) -> Pool:
     """Complete answers, scored, until the rule's leader reaches `rule.certainty` or the budget is drawn.
@@ -126,7 +142,7 @@ def draw_request(
     question: Question, task: Task, sampling: Sampling, n: int | None = None
 ) -> tuple[Prompt, Sampling]:
     """What `draw_answers` asks the black box."""
-    asked = replace(sampling, n=sampling.n if n is None else n, seed=_seed(sampling.seed, question.id))
+    asked = replace(sampling, n=sampling.n if n is None else n, seed=own_seed(sampling.seed, question.id))
     return task.prompt(question), asked
 
 
@@ -134,7 +150,7 @@ def _candidate(question: Question, text: str, task: Task, score: float | None = 
     return Candidate(text, task.final_answer(question, text), score, verdict=task.verdict(question, text))
 
 
-def _seed(base: int | None, *parts: str) -> int | None:
+def own_seed(base: int | None, *parts: str) -> int | None:
     """A seed of its own for each request, the same in every run; None stays None."""
     if base is None:
         return None
@@ -146,7 +162,7 @@ def _seed(base: int | None, *parts: str) -> int | None:
 
 
 async def beam_search(
-    question: Question, llm: LLM, task: Task, scorer: Scorer, settings: BeamSettings = BeamSettings()
+    question: Question, llm: LLM, task: Task, scorer: AnyScorer, settings: BeamSettings = BeamSettings()
 ) -> Pool:
     """The final beams of a sentence-level search as scored candidates: finished ones first, best first.
 
@@ -154,14 +170,54 @@ async def beam_search(
         LLMError: the black box failed; requests still in flight are cancelled.
     """
     metered = Metered(llm)
+    search = await _searched(question, metered, task, scorer, settings, lambda _: False)
+    return Pool(question, _beams(question, final(search), task), metered.usage)
+
+
+async def beam_search_until_certain(
+    question: Question,
+    llm: LLM,
+    task: Task,
+    rule: DecisionRule,
+    scorer: AnyScorer,
+    settings: BeamSettings,
+    calibrate: Calibrate | None = None,
+) -> tuple[Pool, int]:
+    """`beam_search`, ended once the finished beams settle the decision, and the draws so spared at least.
+
+    As in `draw_until_certain`, the beams that are finished count as drawn; whatever happens, no more than
+    `width` others can still be chosen from, so that many count as left. Those spared are of one more step.
+    """
+
+    def is_certain(search: Search) -> bool:
+        over = [draft for draft in search.kept if draft.is_finished]
+        finished = with_confidences(_beams(question, over, task), calibrate)
+        return rule.certainty < 1 and certainty(finished, rule, search.width) >= rule.certainty
+
+    metered = Metered(llm)
+    search = await _searched(question, metered, task, scorer, settings, is_certain)
+    return Pool(question, _beams(question, final(search), task), metered.usage), spared(search)
+
+
+async def _searched(
+    question: Question,
+    llm: LLM,
+    task: Task,
+    scorer: AnyScorer,
+    settings: BeamSettings,
+    is_certain: Callable[[Search], bool],
+) -> Search:
     search = opened(settings.width, settings.samples, settings.max_steps)
-    while not is_done(search):
-        continuations = await _continuations(question, metered, task, search, settings)
+    while not is_done(search) and not is_certain(search):
+        continuations = await _continuations(question, llm, task, search, settings)
         search = extended(search, continuations, task.is_finished)
         scores = await scored_off_loop(scorer, question, unscored(search))
         search = pruned(scored(search, scores))
-    candidates = [_candidate(question, draft.text, task, draft.score) for draft in final(search)]
-    return Pool(question, tuple(candidates), metered.usage)
+    return search
+
+
+def _beams(question: Question, drafts: Iterable[Draft], task: Task) -> tuple[Candidate, ...]:
+    return tuple(_candidate(question, draft.text, task, draft.score) for draft in drafts)
 
 
 async def _continuations(
@@ -175,7 +231,7 @@ async def _continuations(
             temperature=settings.temperature,
             max_tokens=settings.max_tokens,
             stop=task.step_stops,
-            seed=_seed(settings.seed, question.id, str(search.depth), chain),
+            seed=own_seed(settings.seed, question.id, str(search.depth), chain),
         )
         reply = await llm.complete(task.prompt(question, chain), sampling)
         return [next_step(chain, completion, task) for completion in reply.completions]
@@ -236,31 +292,44 @@ def _without_trailing(text: str, stops: Sequence[str]) -> str:
 _SCORING = ThreadPoolExecutor(max_workers=1, thread_name_prefix="trimtab-scoring")
 
 
-async def scored_off_loop(scorer: Scorer, question: Question, texts: Sequence[str]) -> list[float]:
-    """One score a text, in order, worked out in the scoring thread; equal texts are scored once."""
+async def scored_off_loop(scorer: AnyScorer, question: Question, texts: Sequence[str]) -> list[float]:
+    """One score a text, in order, worked out in the scoring thread or by the shared scorer's own.
+
+    Equal texts are scored once.
+    """
     unique = list(dict.fromkeys(texts))
     if not unique:
         return []
-    loop = asyncio.get_running_loop()
-    scores = await loop.run_in_executor(_SCORING, scorer.score, question.with_choices, unique)
+    if isinstance(scorer, SharedScorer):
+        scores = await scorer.scored(question.with_choices, unique)
+    else:
+        loop = asyncio.get_running_loop()
+        scores = await loop.run_in_executor(_SCORING, scorer.score, question.with_choices, unique)
     known = dict(zip(unique, scores, strict=True))
     return [known[text] for text in texts]
 
 
-async def with_scores(pool: Pool, scorer: Scorer, calibrate: Calibrate | None = None) -> Pool:
+async def with_scores(pool: Pool, scorer: AnyScorer, calibrate: Calibrate | None = None) -> Pool:
     """The pool with every candidate's score, and its confidence if a calibration is given.
 
     Candidates that carry a score keep it.
     """
     texts = [candidate.text for candidate in pool.candidates if candidate.score is None]
     known = dict(zip(texts, await scored_off_loop(scorer, pool.question, texts), strict=True))
-    scores = [known[each.text] if each.score is None else each.score for each in pool.candidates]
-    confidences = list(calibrate(scores)) if calibrate and scores else [None] * len(scores)
     candidates = [
-        replace(each, score=score, confidence=None if confidence is None else float(confidence))
-        for each, score, confidence in zip(pool.candidates, scores, confidences, strict=True)
+        replace(each, score=known[each.text]) if each.score is None else each for each in pool.candidates
     ]
-    return replace(pool, candidates=tuple(candidates))
+    return replace(pool, candidates=with_confidences(candidates, calibrate))
+
+
+def with_confidences(candidates: Sequence[Candidate], calibrate: Calibrate | None) -> tuple[Candidate, ...]:
+    """Scored candidates with the confidences that their scores stand for; None without a calibration."""
+    scores = [each.score for each in candidates if each.score is not None]
+    confidences = [float(each) for each in calibrate(scores)] if calibrate and scores else None
+    return tuple(
+        replace(each, confidence=None if confidences is None else confidences[at])
+        for at, each in enumerate(candidates)
+    )
 
 
 # --------------------------------------------------------------------------- one answer
@@ -292,7 +361,7 @@ async def answer_question(
     rule: DecisionRule,
     how: Sampling | Waves | BeamSettings,
     *,
-    scorer: Scorer | None = None,
+    scorer: AnyScorer | None = None,
     calibrate: Calibrate | None = None,
     abstain_below: float = 0.0,
     deadline_s: float | None = None,
@@ -305,7 +374,8 @@ async def answer_question(
         task: what the question means.
         rule: how candidates become one answer.
         how: `sampling.n` complete answers, as many of them as it takes, or a search step by step.
-        scorer: g; a search needs one, and so does every rule but majority.
+        scorer: g, its own or shared with other questions; a search needs one, and so does every rule but
+            majority.
         calibrate: scores to P(correct).
         abstain_below: abstain when the decision's confidence is below this.
         deadline_s: the longest time for its draws (see `within`).
@@ -349,7 +419,7 @@ async def considered(
     rule: DecisionRule,
     how: Sampling | Waves | BeamSettings,
     *,
-    scorer: Scorer | None = None,
+    scorer: AnyScorer | None = None,
     calibrate: Calibrate | None = None,
     abstain_below: float = 0.0,
     deadline_s: float | None = None,
@@ -360,13 +430,12 @@ async def considered(
         LLMError: it does not.
         ValueError: a search without a scorer.
     """
-    pool = await within(deadline_s, _drawn(question, llm, task, rule, how, scorer, calibrate))
+    drawing = _drawn(question, llm, task, rule, how, scorer, calibrate)
+    pool, not_drawn = await within(deadline_s, drawing)
     if scorer is not None:
         pool = await with_scores(pool, scorer, calibrate)
     answer = decided(pool, rule, abstain_below)
-    if isinstance(how, Waves):
-        answer = replace(answer, spared=how.sampling.n - len(pool.candidates))
-    return Considered(answer, pool)
+    return Considered(replace(answer, spared=not_drawn), pool)
 
 
 async def within(deadline_s: float | None, work: Awaitable[Result]) -> Result:
@@ -393,16 +462,20 @@ async def _drawn(
     task: Task,
     rule: DecisionRule,
     how: Sampling | Waves | BeamSettings,
-    scorer: Scorer | None,
+    scorer: AnyScorer | None,
     calibrate: Calibrate | None,
-) -> Pool:
+) -> tuple[Pool, int]:
+    """The candidates, and how many draws were spared by stopping early."""
     if isinstance(how, Sampling):
-        return await draw_answers(question, llm, task, how)
+        return await draw_answers(question, llm, task, how), 0
     if isinstance(how, Waves):
-        return await draw_until_certain(question, llm, task, rule, how, scorer, calibrate)
+        pool = await draw_until_certain(question, llm, task, rule, how, scorer, calibrate)
+        return pool, how.sampling.n - len(pool.candidates)
     if scorer is None:
         raise ValueError("a search step by step needs a scorer")
-    return await beam_search(question, llm, task, scorer, how)
+    if how.stop_when_sure:
+        return await beam_search_until_certain(question, llm, task, rule, scorer, how, calibrate)
+    return await beam_search(question, llm, task, scorer, how), 0
 
 
 def decided(pool: Pool, rule: DecisionRule, abstain_below: float = 0.0) -> Answer:

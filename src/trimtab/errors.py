@@ -94,6 +94,7 @@ class LLMError(TrimtabError):
         self.status = status
         self.request_id = request_id
         self.retry_after_s: float | None = None  # how long the server asked to be left alone
+        self.said = ""  # what the server itself said of the request, where that is known; free of secrets
         self.calls: tuple[Any, ...] = ()  # types.Call: the ledger's lines of the attempts that failed
 
 

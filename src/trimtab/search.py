@@ -66,6 +66,11 @@ def to_extend(search: Search) -> tuple[Draft, ...]:
     return () if is_done(search) else tuple(draft for draft in search.kept if not draft.is_finished)
 
 
+def spared(search: Search) -> int:
+    """The draws of the step that would come next: what ending here spares at least, 0 once it is done."""
+    return len(to_extend(search)) * samples_each(search)
+
+
 def samples_each(search: Search) -> int:
     """How many continuations to draw for each beam to extend.
 

@@ -267,7 +267,7 @@ def test_stopping_when_sure_pays_for_fewer_draws_and_going_on_pays_for_the_rest(
         json.loads(line)["usage"]["calls"] for line in (tmp_path / "all").read_text("utf-8").splitlines()
     )
     assert calls(blackbox) - before == more == sum(row["spared"] > 0 for row in rows)
-    refused = trimtab(*asked, "--stop-when-sure", "--search", "beam")
+    refused = trimtab(*asked, "--stop-when-sure", "--batch")
     assert refused.returncode == 2
 
 

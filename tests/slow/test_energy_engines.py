@@ -173,6 +173,25 @@ def test_the_batching_scorer_gives_an_engines_own_scores(energy, engine, name):
     assert np.corrcoef(*flat)[0, 1] > CLOSE[name]
 
 
+@pytest.mark.parametrize("name", HERE)
+def test_a_score_is_the_same_bit_for_bit_whoever_shares_its_batches(energy, engine, name):
+    scorer = EngineScorer(energy.encoder, engine(name))
+    asked = pairs(30)
+    together = scorer.score_pairs(asked)
+    assert scorer.score_pairs(asked[::-1])[::-1] == together
+    assert [scorer.score_pairs([each])[0] for each in asked] == together
+    assert [score for at in range(0, 30, 7) for score in scorer.score_pairs(asked[at : at + 7])] == together
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+@pytest.mark.parametrize("head", ["scalar", "mlm"])
+def test_a_models_own_scores_are_so_too_and_it_keeps_no_hook(tiny_backbone, head, bf16):
+    energy = EnergyModel.pretrained(tiny_backbone, max_length=48, device="cpu", head=head, bf16=bf16)
+    asked = pairs(30)
+    assert [energy.score_pairs([each])[0] for each in asked] == energy.score_pairs(asked)
+    assert not any(module._forward_pre_hooks for module in energy.network.modules())
+
+
 # --------------------------------------------------------------------------- ranking alike
 
 

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections import Counter
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -389,6 +390,19 @@ def test_a_fit_never_leaves_the_model_worse_on_held_out_questions(bert):
     assert held_out_evaluation(energy, held_out, bf16=False).pairwise >= before
     assert report.best.pairwise == max(e.pairwise for e in report.history)
     assert report.steps < report.planned_steps
+
+
+def test_recomputing_activations_trains_the_same_weights_to_the_last_bit(bert):
+    trained, passes = [], Counter()
+    for recompute in (False, True):
+        energy = tiny(bert)
+        lowest = energy.network.base_model.encoder.layer[0].attention.self
+        lowest.register_forward_hook(lambda *_, at=recompute: passes.update([at]))
+        fit(energy, coloured(4), replace(EXACT, epochs=1, recompute=recompute))
+        assert not any(getattr(each, "gradient_checkpointing", False) for each in energy.network.modules())
+        trained.append(weights(energy))
+    assert passes[True] == 2 * passes[False]
+    assert all(torch.equal(trained[0][name], trained[1][name]) for name in trained[0])
 
 
 def test_frozen_layers_and_embeddings_stay_as_they_are(bert):

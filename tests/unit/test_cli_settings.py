@@ -25,8 +25,25 @@ OF_THE_COMMAND_LINE = {
     "host",
     "problems",
     "problem_seed",
+    "from_feedback",
+    "promote",
+    "share",
+    "every",
+    "form",
+    "version",
+    "name",
+    "classifier",
+    "workers",
 }
-WITH_WORDS_OF_THEIR_OWN = {"feedback import", "runs", "cache prune"}
+WITH_WORDS_OF_THEIR_OWN = {
+    "cache prune",
+    "feedback export",
+    "feedback import",
+    "promote",
+    "rollback",
+    "runs",
+    "versions",
+}
 
 
 def written(folder: Path, text: str) -> Path:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trimtab.energy.lengths import in_batches
+from trimtab.energy.lengths import STEP, in_batches, of_one_length, rounded
 from trimtab.energy.scoring import BatchingScorer, BatchScorer, ScoringSettings
 from trimtab.errors import RunError
 from trimtab.types import Scorer
@@ -97,6 +97,22 @@ def test_batches_hold_each_item_once_and_keep_to_the_budget(lengths, tokens):
     assert firsts == sorted(firsts, reverse=True)
 
 
+@given(st.lists(st.integers(0, 90)), st.integers(1, 200))
+def test_scored_batches_hold_one_rounded_length_and_keep_to_the_budget(lengths, tokens):
+    batches = list(of_one_length(lengths, tokens))
+    assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
+    for batch in batches:
+        padded = {rounded(lengths[i], STEP) for i in batch}
+        assert len(padded) == 1
+        assert len(batch) == 1 or padded.pop() * len(batch) <= tokens
+
+
+@given(st.integers(0, 10**6), st.integers(1, 100))
+def test_rounding_up_gives_the_next_multiple(count, step):
+    assert 0 <= rounded(count, step) - count < step
+    assert rounded(count, step) % step == 0
+
+
 # --------------------------------------------------------------------------- right and together
 
 
@@ -117,12 +133,12 @@ def test_every_request_gets_its_own_scores_whatever_shares_its_batches(requests,
 
 
 async def test_requests_of_one_moment_share_batches_of_like_length():
-    scorer = ByWords()
-    texts = ["a", "a b c d e f g h", "a b"]
+    scorer = ByWords(tokens=64)
+    texts = ["a", " ".join("abcdefghijklmnopqrst"), "a b"]
     async with BatchingScorer(scorer) as scoring:
         await asyncio.gather(*(scoring.scored(f"q{i}", texts) for i in range(4)))
     lengths = [[len(each) for each in batch] for batch in scorer.batches]
-    assert lengths == [[9, 9], [9, 9], [3] * 4 + [2] * 2, [2] * 2]
+    assert lengths == [[21, 21], [21, 21], [2, 2, 2, 2], [3, 3, 3, 3]]
     assert scoring.counts.batches == 4
 
 

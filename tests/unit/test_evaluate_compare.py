@@ -277,7 +277,8 @@ def test_the_json_is_plain_stable_and_holds_what_is_promised(pools: list[Pool]) 
     assert list(written["accuracy"]) == list(METHODS)
     assert all(estimate.keys() == {"value", "low", "high"} for estimate in written["accuracy"].values())
     for pair in ("weighted_vote_minus_majority", "best_of_n_minus_single"):
-        assert written[pair].keys() == {"value", "low", "high", "p"}
+        assert written[pair].keys() == {"value", "low", "high", "p", "won", "lost", "questions", "needed"}
+        assert written[pair]["won"] + written[pair]["lost"] <= written[pair]["questions"] == written["asked"]
 
 
 # --------------------------------------------------------------------------- calibration and scores

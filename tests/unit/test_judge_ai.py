@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from trimtab.errors import EndpointError
 from trimtab.judge import TRUTHFUL, AIJudge
-from trimtab.judge.reply import chosen_labels, labels
+from trimtab.judge.reply import chosen_labels
+from trimtab.judge.showing import labels
 from trimtab.llm import ScriptedLLM
 from trimtab.types import Candidate, Judgement, Prompt, Question, Verdict
 
@@ -33,7 +34,7 @@ def judged(judge: AIJudge, candidates: Sequence[Candidate], asked: Question | No
 
 def shown(prompt: Prompt) -> dict[str, str]:
     """The candidates by letter, as the judge sees them."""
-    return dict(re.findall(r"^\[([A-Z]+)\]\n(.+)$", prompt.messages[-1].content, re.MULTILINE))
+    return dict(re.findall(r"^\[([A-Z]+) [0-9a-f]{8}\]\n(.+)$", prompt.messages[-1].content, re.MULTILINE))
 
 
 def reader(word: str = "good") -> ScriptedLLM:

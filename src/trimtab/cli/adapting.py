@@ -21,7 +21,7 @@ from trimtab.types import Question, Recorded, Task, Usage
 
 if TYPE_CHECKING:
     from trimtab.adapt import AdaptSettings, Job, Round
-    from trimtab.energy import EnergyModel
+    from trimtab.energy import EnergyModel, FitSettings
 
 SMALL = 50_000_000  # weights; MiniLM has 23 million, deberta-v3-base 184 million
 SMALL_RATE = 1e-4  # chosen for MiniLM on parts of the training sets (docs/lab.md)
@@ -41,8 +41,8 @@ def run(settings: Settings, as_json: bool) -> int:
     with running(settings, "adapt", *shaping, questions=len(data.questions)) as run:
         build.limit_threads(settings, build.run_folder(settings, run.id))
         rounds = _rounds(_job(settings, data, run), run)
-        manifest = _save_best(settings, rounds)
         usage = run.store.usage_of(run.id)
+        manifest = _save_best(settings, rounds, usage)
     _tell(settings, manifest, rounds, usage, as_json)
     return run.exit_code
 
@@ -72,7 +72,8 @@ def _head(adapter: Path) -> str:
 
 def _shaping(settings: Settings, data: Data) -> list[str]:
     """What shapes an adaptation beside settings and rows: defaults, a local backbone, what people said."""
-    defaults = f"{_adapt_settings(settings, settings.lr or 0.0)} {SMALL_RATE} {USUAL_RATE}"
+    as_usual = settings.model_copy(update={"recompute": False})  # it changes no weight
+    defaults = f"{_adapt_settings(as_usual, settings.lr or 0.0)} {SMALL_RATE} {USUAL_RATE}"
     weights = Path(settings.backbone) / WEIGHTS_NAME
     backbone = sha256_file(weights) if weights.is_file() else ""
     asked = [*data.questions, *(build.question_of(row) for row in (*data.recorded, *data.held_out))]
@@ -166,7 +167,7 @@ def _job(settings: Settings, data: Data, run: Running) -> Job:
 
     llm = run.client.model() if build.live(settings) else None
     energy, parent = _energy(settings)
-    rate = settings.lr or _usual_rate(energy)
+    rate = settings.lr or usual_rate(energy)
     return Job(
         questions=data.questions,
         held_out=data.held_out,
@@ -223,7 +224,7 @@ def _energy(settings: Settings) -> tuple[Any, str | None]:
     return energy, None
 
 
-def _usual_rate(energy: EnergyModel) -> float:
+def usual_rate(energy: EnergyModel) -> float:
     """The learning rate for an encoder of this size: small ones want and stand higher ones."""
     weights = sum(parameter.numel() for parameter in energy.network.parameters())
     return SMALL_RATE if weights < SMALL else USUAL_RATE
@@ -231,7 +232,6 @@ def _usual_rate(energy: EnergyModel) -> float:
 
 def _adapt_settings(settings: Settings, rate: float) -> AdaptSettings:
     from trimtab.adapt import AdaptSettings, DrawSettings
-    from trimtab.energy import FitSettings
 
     return AdaptSettings(
         rounds=settings.rounds,
@@ -245,16 +245,24 @@ def _adapt_settings(settings: Settings, rate: float) -> AdaptSettings:
         ),
         replay=settings.replay,
         prefixes=PREFIXES_FOR_BEAMS if settings.search == "beam" else 0,
-        fit=FitSettings(
-            loss=settings.loss,
-            lr=rate,
-            epochs=settings.epochs,
-            max_positives=settings.max_positives,
-            max_negatives=settings.max_negatives,
-            frozen_layers=settings.frozen_layers,
-            seed=settings.seed,
-        ),
+        fit=fit_settings(settings, rate),
         rule=settings.rule,
+        seed=settings.seed,
+    )
+
+
+def fit_settings(settings: Settings, rate: float) -> FitSettings:
+    """How an adapter is fitted."""
+    from trimtab.energy import FitSettings
+
+    return FitSettings(
+        loss=settings.loss,
+        lr=rate,
+        epochs=settings.epochs,
+        max_positives=settings.max_positives,
+        max_negatives=settings.max_negatives,
+        frozen_layers=settings.frozen_layers,
+        recompute=settings.recompute,
         seed=settings.seed,
     )
 
@@ -290,13 +298,14 @@ def round_line(done: Round) -> str:
     return ", ".join(parts)
 
 
-def _save_best(settings: Settings, rounds: Sequence[Round]) -> Manifest:
+def _save_best(settings: Settings, rounds: Sequence[Round], usage: Usage) -> Manifest:
     from trimtab.adapt import best_round
 
     best = best_round(rounds)
     energy, manifest = load_adapter(best.folder)
     history: list[Any] = [{"round": r.index, **dict(r.held_out.accuracy)} for r in rounds]
     metrics = {**manifest.metrics, "dev_questions": best.held_out.questions, "rounds": history}
+    metrics["usd"] = usage.usd if usage.calls else 0.0  # what its training was paid for; None: not known
     return save_adapter(settings.out or Path(), energy, manifest.model_copy(update={"metrics": metrics}))
 
 

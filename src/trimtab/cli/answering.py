@@ -20,9 +20,9 @@ from trimtab.cli.running import running
 from trimtab.cli.settings import Settings
 from trimtab.data import data_hash, load_questions
 from trimtab.drawing import BeamSettings, Waves, answer_question, draw_request, over_questions
-from trimtab.energy import verify_adapter
+from trimtab.energy import BatchingScorer, verify_adapter
 from trimtab.errors import BudgetSpentError, ConfigError, EndpointError
-from trimtab.types import Answer, AnswerStatus, Prompt, Question, Sampling, Task
+from trimtab.types import Answer, AnswerStatus, Prompt, Question, Sampling, Scorer, Task
 
 if TYPE_CHECKING:
     from trimtab.adapt import Prepay
@@ -35,10 +35,8 @@ def run(settings: Settings, as_json: bool) -> int:
     assert settings.questions is not None
     if settings.out is not None and settings.out.is_dir():
         raise ConfigError(f"out: {settings.out} is a folder; name a file for the answers")
-    if settings.stop_when_sure and (settings.search == "beam" or settings.batch):
-        raise ConfigError(
-            "stop_when_sure draws complete answers in waves; leave out --search beam and --batch"
-        )
+    if settings.stop_when_sure and settings.batch:
+        raise ConfigError("stop_when_sure draws wave by wave; leave out --batch, which takes hours a wave")
     manifest = verify_adapter(settings.adapter)
     settings = with_task(settings, manifest)
     task = tasks.by_name(settings.task or manifest.task)
@@ -86,8 +84,7 @@ def _answers(settings: Settings, questions: Sequence[Question], task: Task) -> t
             llm=run.client.model(),
             task=task,
             rule=rule_of(settings, manifest),
-            how=_how(settings),
-            scorer=scorer,
+            how=how_of(settings),
             calibrate=manifest.calibration.confidences if manifest.calibration else None,
             abstain_below=settings.abstain_below,
             deadline_s=settings.question_deadline_s,
@@ -96,11 +93,12 @@ def _answers(settings: Settings, questions: Sequence[Question], task: Task) -> t
         if prepay is not None and settings.search == "single":
             sampling = build.sampling_of(settings)
             asyncio.run(_prepaid(prepay, [draw_request(each, task, sampling) for each in questions]))
-        found = asyncio.run(_gathered(questions, one, settings.concurrency, run.bar))
+        found = asyncio.run(_gathered(questions, one, scorer, settings.concurrency, run.bar))
     return [found[question.id] for question in questions], run.exit_code
 
 
-def _how(settings: Settings) -> Sampling | Waves | BeamSettings:
+def how_of(settings: Settings) -> Sampling | Waves | BeamSettings:
+    """How candidates are drawn."""
     if settings.search == "beam":
         return build.beam_of(settings)
     sampling = build.sampling_of(settings)
@@ -113,11 +111,13 @@ async def _prepaid(prepay: Prepay, requests: Sequence[tuple[Prompt, Sampling]]) 
 
 
 async def _gathered(
-    questions: Sequence[Question], one: Any, concurrency: int, bar: Bars
+    questions: Sequence[Question], one: Any, scorer: Scorer, concurrency: int, bar: Bars
 ) -> dict[str, Answer]:
     found: dict[str, Answer] = {}
-    async with aclosing(over_questions(questions, one, concurrency=concurrency)) as ended:
-        async for answer in ended:
-            found[answer.id] = answer
-            bar("answer", len(found), len(questions))
+    async with BatchingScorer(scorer) as shared:
+        work = partial(one, scorer=shared)
+        async with aclosing(over_questions(questions, work, concurrency=concurrency)) as ended:
+            async for answer in ended:
+                found[answer.id] = answer
+                bar("answer", len(found), len(questions))
     return found

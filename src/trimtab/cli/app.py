@@ -32,6 +32,8 @@ cache = typer.Typer(help="Draws that were paid for, so that none is twice.", no_
 app.add_typer(cache, name="cache")
 classify = typer.Typer(help="Few-shot classification of texts.", no_args_is_help=True)
 app.add_typer(classify, name="classify")
+keys = typer.Typer(help="Who may ask a server.", no_args_is_help=True)
+app.add_typer(keys, name="keys")
 
 Config = Annotated[Path | None, typer.Argument(help="A TOML file of settings.", metavar="CONFIG")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
@@ -62,6 +64,10 @@ ASK_FLAGS = [
 SEARCH_FLAGS = ["search", "draws", "width", "samples", "max_steps", "rule", "abstain_below"]
 STOPPING_FLAGS = ["stop_when_sure", "certainty", "wave"]
 RUN_FLAGS = ["seed", "threads", "bf16", "work_dir"]
+SERVER_FLAGS = [
+    *("in_flight", "waiting", "grace_s"),
+    *("max_body_kb", "max_messages", "max_n", "max_answer_tokens"),
+]
 FIT_FLAGS = [
     "backbone",
     "loss",
@@ -71,6 +77,7 @@ FIT_FLAGS = [
     "max_positives",
     "max_negatives",
     "frozen_layers",
+    "recompute",
 ]
 
 
@@ -134,14 +141,29 @@ def _options(
         *("recorded", "questions", "dev"),
         *FIT_FLAGS,
         *("adapter", "rounds", "replay", "judge", "judge_model"),
+        *("trim", "source_share", "margin"),
         *SEARCH_FLAGS,
         *RUN_FLAGS,
-        *("out", "force", "dry_run"),
+        *("store", "out", "force", "dry_run"),
     ],
-    "adapting",
+    "learning",
+    function="adapt",
 )
-def adapt() -> None:
-    """Train an adapter: from recorded answers, from a black box online, or both."""
+def adapt(
+    from_feedback: Annotated[
+        bool, typer.Option("--from-feedback", help="A new version, from what was said of served answers.")
+    ] = False,
+    promote: Annotated[
+        bool, typer.Option("--promote", help="Promote it where its trial rules a loss out.")
+    ] = False,
+    share: Annotated[
+        float, typer.Option(help="Of requests that it then answers; below 1 as a canary.", min=0.001, max=1)
+    ] = 1.0,
+    every: Annotated[
+        str | None, typer.Option(help="Again and again: 30m, 6h, 1d.", metavar="TIME")
+    ] = None,
+) -> None:
+    """Train an adapter: from recorded answers, from a black box online, or both; or from feedback."""
 
 
 @command(
@@ -149,12 +171,12 @@ def adapt() -> None:
     "evaluate",
     [
         *(*LLM_FLAGS, "adapter", "recorded", "questions", *SEARCH_FLAGS, "certainty"),
-        *(*RUN_FLAGS, "out", "require", "dry_run"),
+        *("against", "budgets", "seeds", *RUN_FLAGS, "out", "require", "dry_run"),
     ],
     "evaluating",
 )
 def evaluate() -> None:
-    """Compare single sample, majority, best-of-n, weighted vote and oracle on the same draws."""
+    """Compare single sample, votes, best-of-n, beam search, other adapters, models and judges, paired."""
 
 
 @command(
@@ -224,16 +246,76 @@ def blackbox(
     return None
 
 
+Form = Annotated[str, typer.Option("--format", help="jsonl, label-studio or preferences.")]
+
+
 @feedback.command("import")
 def feedback_import(
-    file: Annotated[Path, typer.Argument(help="JSONL: verdicts, preferences or corrections.")],
+    file: Annotated[Path, typer.Argument(help="What was said, in the format named.")],
+    form: Form = "jsonl",
     work_dir: Annotated[Path | None, typer.Option(help="Where the store is. [default: .trimtab]")] = None,
+    store: Annotated[str | None, typer.Option(help="The store, if it is elsewhere: a file or a URL.")] = None,
     json: Json = False,
 ) -> None:
-    """Put human verdicts, preferences and corrections into the store; importing twice is harmless."""
+    """Put verdicts, ratings, preferences, rankings and corrections into the store; twice is harmless."""
     from trimtab.cli.feedback import import_feedback
 
-    import_feedback(file, resolve(None, {"work_dir": work_dir}), json)
+    import_feedback(file, resolve(None, {"work_dir": work_dir, "store": store}), json, form=form)
+
+
+@feedback.command("export")
+def feedback_export(
+    file: Annotated[Path | None, typer.Argument(help="The file to write; stdout if left out.")] = None,
+    form: Form = "jsonl",
+    work_dir: Annotated[Path | None, typer.Option(help="Where the store is. [default: .trimtab]")] = None,
+    store: Annotated[str | None, typer.Option(help="The store, if it is elsewhere: a file or a URL.")] = None,
+) -> None:
+    """Write everything that was said; as preference pairs for other trainers, too."""
+    from trimtab.cli.feedback import export_feedback
+
+    export_feedback(file, resolve(None, {"work_dir": work_dir, "store": store}), form=form)
+
+
+@app.command()
+def promote(
+    version: Annotated[str, typer.Argument(help="NAME, or NAME@v2; without a number the one that waits.")],
+    share: Annotated[
+        float, typer.Option(help="Of requests that it answers; below 1 as a canary.", min=0.001, max=1)
+    ] = 1.0,
+    work_dir: Annotated[Path | None, typer.Option(help="Where the store is. [default: .trimtab]")] = None,
+    store: Annotated[str | None, typer.Option(help="The store, if it is elsewhere: a file or a URL.")] = None,
+    json: Json = False,
+) -> None:
+    """Put an adapter's version in service, whole or for a share of requests."""
+    from trimtab.cli.promoting import promote
+
+    promote(resolve(None, {"work_dir": work_dir, "store": store}), version, json, share=share)
+
+
+@app.command()
+def rollback(
+    name: Annotated[str, typer.Argument(help="The adapter's name.")],
+    work_dir: Annotated[Path | None, typer.Option(help="Where the store is. [default: .trimtab]")] = None,
+    store: Annotated[str | None, typer.Option(help="The store, if it is elsewhere: a file or a URL.")] = None,
+    json: Json = False,
+) -> None:
+    """Take back what was promoted last: a canary, else the version that serves."""
+    from trimtab.cli.promoting import rollback
+
+    rollback(resolve(None, {"work_dir": work_dir, "store": store}), name, json)
+
+
+@app.command()
+def versions(
+    name: Annotated[str | None, typer.Argument(help="One adapter, by its name.")] = None,
+    work_dir: Annotated[Path | None, typer.Option(help="Where the store is. [default: .trimtab]")] = None,
+    store: Annotated[str | None, typer.Option(help="The store, if it is elsewhere: a file or a URL.")] = None,
+    json: Json = False,
+) -> None:
+    """The versions of adapters: which serves, which waits, and what its trial showed."""
+    from trimtab.cli.promoting import versions
+
+    versions(resolve(None, {"work_dir": work_dir, "store": store}), name, json)
 
 
 @command(cache, "show", ["work_dir", "cache_max_mb"], "caching", config=False, function="show")
@@ -346,6 +428,84 @@ def classify_evaluate(
     shots: Annotated[int, typer.Option(help="Shots of each label shown to the LLM.", min=0)] = 4,
 ) -> None:
     """What a classifier is worth on labelled texts."""
+
+
+@command(
+    app,
+    "serve",
+    [
+        *(each for each in LLM_FLAGS if not each.startswith("batch")),
+        *(*SEARCH_FLAGS, *STOPPING_FLAGS, *RUN_FLAGS, "store", *SERVER_FLAGS),
+    ],
+    "serving",
+)
+def serve(
+    adapter: Annotated[
+        list[str] | None,
+        typer.Option("--adapter", help="Adapter folder. NAME=DIR names it; may be repeated.", metavar="DIR"),
+    ] = None,
+    classifier: Annotated[
+        list[str] | None, typer.Option("--classifier", help="Folder of a classifier, or NAME=DIR.")
+    ] = None,
+    port: Annotated[int, typer.Option(help="Port; 0 takes a free one.", min=0, max=65535)] = 8000,
+    host: Annotated[str, typer.Option(help="Address; any but the loopback needs keys.")] = "127.0.0.1",
+    workers: Annotated[int, typer.Option(help="Processes that answer.", min=1, max=256)] = 1,
+) -> None:
+    """Serve the adapted model with OpenAI's wire format."""
+
+
+@keys.command("create")
+def keys_create(
+    name: Annotated[str, typer.Option(help="Whose key it is.")],
+    scope: Annotated[
+        list[str] | None, typer.Option(help="infer, feedback, review or admin. [default: infer, feedback]")
+    ] = None,
+    adapter: Annotated[list[str] | None, typer.Option(help="A model it may ask. [default: all]")] = None,
+    max_usd: Annotated[float | None, typer.Option(help="Most dollars it may spend.", min=0)] = None,
+    rpm: Annotated[int | None, typer.Option(help="Most requests a minute.", min=1)] = None,
+    concurrency: Annotated[int | None, typer.Option(help="Most requests at once.", min=1)] = None,
+    work_dir: Annotated[Path | None, typer.Option(help="Where the store is. [default: .trimtab]")] = None,
+    store: Annotated[str | None, typer.Option(help="The store, if it is elsewhere: a file or a URL.")] = None,
+    json: Json = False,
+) -> None:
+    """Make a key; it is printed this once."""
+    from trimtab.cli.keys import create
+
+    create(
+        resolve(None, {"work_dir": work_dir, "store": store}),
+        json,
+        name=name,
+        scopes=scope or ["infer", "feedback"],
+        adapters=adapter or [],
+        max_usd=max_usd,
+        rpm=rpm,
+        concurrency=concurrency,
+    )
+
+
+@keys.command("list")
+def keys_list(
+    work_dir: Annotated[Path | None, typer.Option(help="Where the store is. [default: .trimtab]")] = None,
+    store: Annotated[str | None, typer.Option(help="The store, if it is elsewhere: a file or a URL.")] = None,
+    json: Json = False,
+) -> None:
+    """The keys, what each may do, and what it has spent."""
+    from trimtab.cli.keys import show
+
+    show(resolve(None, {"work_dir": work_dir, "store": store}), json)
+
+
+@keys.command("revoke")
+def keys_revoke(
+    key: Annotated[str, typer.Argument(help="The key's id, as `trimtab keys list` shows it.")],
+    work_dir: Annotated[Path | None, typer.Option(help="Where the store is. [default: .trimtab]")] = None,
+    store: Annotated[str | None, typer.Option(help="The store, if it is elsewhere: a file or a URL.")] = None,
+    json: Json = False,
+) -> None:
+    """Make a key useless; servers that run know it within seconds."""
+    from trimtab.cli.keys import revoke
+
+    revoke(resolve(None, {"work_dir": work_dir, "store": store}), key, json)
 
 
 @app.command()

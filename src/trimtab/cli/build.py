@@ -43,11 +43,13 @@ NOT_OF_THE_RUN = {
         "probe",
         "for_command",
     ),
-    *("concurrency", "timeout_s", "call_deadline_s", "question_deadline_s"),
+    *("recompute", "concurrency", "timeout_s", "call_deadline_s", "question_deadline_s"),
     *("requests_per_minute", "tokens_per_minute", "batch", "batch_poll_s"),
     *("api_key_env", "headers", "max_usd", "max_total_tokens", "max_calls", "max_wall_s"),
     *("key_max_usd", "key_max_tokens", "key_max_calls"),
     *("usd_per_million_in", "usd_per_million_out", "unpriced", "cache", "cache_max_mb"),
+    *("store", "in_flight", "waiting", "grace_s"),
+    *("max_body_kb", "max_messages", "max_n", "max_answer_tokens"),
 }
 
 
@@ -108,13 +110,14 @@ def beam_of(settings: Settings) -> BeamSettings:
         max_steps=settings.max_steps,
         temperature=settings.temperature,
         seed=settings.seed,
+        stop_when_sure=settings.stop_when_sure,
     )
 
 
 def store_of(settings: Settings) -> Store:
-    """The store in the work directory, made if missing."""
+    """The store that the settings name, else the one in the work directory, made if missing."""
     settings.work_dir.mkdir(parents=True, exist_ok=True)
-    return Store.open(settings.work_dir / "store.db")
+    return Store.open(settings.store or settings.work_dir / "store.db")
 
 
 def run_identity(kind: str, settings: Settings, *shaping: str) -> tuple[str, dict[str, object]]:

@@ -2,30 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from trimtab.cli import build
+from trimtab.cli.client import prices_of
 from trimtab.cli.console import out, print_json, say, table
-from trimtab.cli.progress import Bars
-from trimtab.cli.running import running
+from trimtab.cli.contending import Contender, Entry, Field, contenders, is_right, with_scores_of
+from trimtab.cli.progress import Bars, bars
+from trimtab.cli.running import Running, running
 from trimtab.cli.settings import Settings
-from trimtab.data import data_hash
+from trimtab.data import Kind, data_hash, load_kinds
 from trimtab.energy import Manifest, load_adapter, verify_adapter
 from trimtab.errors import BudgetSpentError, ConfigError
 from trimtab.evaluate import (
     Comparison,
+    Mark,
     ReportData,
+    cluster_of,
     compare,
     missed_targets,
     parse_targets,
+    with_costs,
     write_report,
 )
+from trimtab.evaluate.comparison import BEAM_SEARCH, BEST_OF_N
+from trimtab.evaluate.costs import Spent
+from trimtab.evaluate.report import rounds_of
 from trimtab.evaluate.words import accuracy_rows, difference_rows, headline, stopping_sentence
-from trimtab.pools import recorded_pool, scored
-from trimtab.stopping import DecisionRule, decide
-from trimtab.types import LLM, Pool, Question, Task, Verdict
+from trimtab.pools import recorded_pool
+from trimtab.stopping import DecisionRule
+from trimtab.types import LLM, Pool, Question, Recorded, Task, Usage
 
 if TYPE_CHECKING:
     from trimtab.adapt import Drawer
@@ -34,9 +43,78 @@ if TYPE_CHECKING:
 TARGET_MISSED = 3
 
 
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What is to be evaluated."""
+
+    settings: Settings
+    manifest: Manifest | None
+    task: Task
+    recorded: tuple[Recorded, ...]
+    questions: tuple[Question, ...]
+    kinds: Mapping[str, Kind]
+    against: tuple[Contender, ...]
+
+    @classmethod
+    def loaded(cls, settings: Settings) -> _Asked:
+        against = contenders(settings.against)
+        _check(settings, against)
+        manifest = verify_adapter(settings.adapter) if settings.adapter else None
+        settings = with_task(settings, manifest)
+        recorded = build.recorded_rows(settings.recorded, settings)
+        questions = build.question_rows(settings.questions, settings)
+        task = build.task_of(settings, [*questions, *(row.question for row in recorded)])
+        files = [path for path in (settings.recorded, settings.questions) if path is not None]
+        kinds = {name: kind for path in files for name, kind in load_kinds(path).items()}
+        return cls(settings, manifest, task, recorded, questions, kinds, against)
+
+    @property
+    def seeds(self) -> range:
+        return range(self.settings.seed, self.settings.seed + self.settings.seeds)
+
+    @property
+    def all_questions(self) -> list[Question]:
+        return [*(row.question for row in self.recorded), *self.questions]
+
+    def marks(self) -> list[Mark]:
+        """One a pool, in the order in which they are drawn."""
+        once = [self._mark(row.question, self.settings.seed) for row in self.recorded]
+        return once + [self._mark(question, seed) for seed in self.seeds for question in self.questions]
+
+    def _mark(self, question: Question, seed: int) -> Mark:
+        kind = self.kinds.get(question.id, Kind())
+        return Mark(cluster_of(question.id, kind.cluster), kind.category, seed)
+
+
+@dataclass(frozen=True, slots=True)
+class _Drawn:
+    """What was drawn for it."""
+
+    pools: list[Pool]  # scored where there is an adapter
+    beams: list[Pool]
+    entries: list[Entry]
+    code: int  # 4 where a limit cut the drawing short
+
+
 def run(settings: Settings, as_json: bool) -> int:
     """Runs the command; returns its exit code."""
     targets = parse_targets(settings.require) if settings.require else ()
+    asked = _Asked.loaded(settings)
+    settings = asked.settings
+    if settings.dry_run:
+        _say_what_would_be_asked(asked, as_json)
+        return 0
+    drawn = _drawn(asked)
+    comparison = _compared(asked, drawn)
+    _tell(asked, comparison, as_json)
+    missed = missed_targets(comparison, targets)
+    for sentence in missed:
+        say(sentence)
+    return drawn.code or (TARGET_MISSED if missed else 0)
+
+
+def _check(settings: Settings, against: Sequence[Contender]) -> None:
+    """Raises ConfigError for what can be seen to be wrong before anything is read, asked or scored."""
     if settings.recorded is None and settings.questions is None:
         raise ConfigError("give --recorded (logged answers), or --questions with --model, to evaluate on")
     if settings.questions is not None:
@@ -48,35 +126,56 @@ def run(settings: Settings, as_json: bool) -> int:
             "--search beam asks a black box step by step: it needs --questions and --adapter, "
             "and recorded answers cannot be searched"
         )
-    manifest = verify_adapter(settings.adapter) if settings.adapter else None
-    settings = with_task(settings, manifest)
-    recorded = build.recorded_rows(settings.recorded, settings)
-    questions = build.question_rows(settings.questions, settings)
-    task = build.task_of(settings, [*questions, *(row.question for row in recorded)])
-    if settings.dry_run:
-        most = len(questions) * answers_each(settings)
-        if as_json:
-            print_json({"questions": len(questions), "answers_at_most": most, "model": settings.model})
-        say(f"at most {most} answers would be asked for; nothing was asked")
-        return 0
-    drawn, beams, code = _drawn(settings, questions, task) if questions else ([], [], 0)
-    pools = [*(recorded_pool(row, task) for row in recorded), *drawn]
-    if code and not any(pool.candidates for pool in pools):
-        raise BudgetSpentError("budget spent before any question was answered: there is nothing to evaluate")
+    if settings.seeds > 1 and settings.recorded is not None:
+        raise ConfigError("--seeds draws again from a black box; recorded answers are what they are")
+    _budgets(settings)
+
+
+def _budgets(settings: Settings) -> list[int] | None:
+    try:
+        return [int(part) for part in settings.budgets.split(",")] if settings.budgets else None
+    except ValueError:
+        raise ConfigError(
+            f"budgets: write numbers of draws, e.g. '1,4,16', not '{settings.budgets}'"
+        ) from None
+
+
+def _say_what_would_be_asked(asked: _Asked, as_json: bool) -> None:
+    settings = asked.settings
+    most = len(asked.questions) * settings.seeds * answers_each(settings)
+    most += sum(each.sort == "model" for each in asked.against) * len(asked.all_questions) * settings.draws
+    if as_json:
+        print_json({"questions": len(asked.questions), "answers_at_most": most, "model": settings.model})
+    judges = [each.what for each in asked.against if each.sort == "judge"]
+    more = f", and each of {len(asked.all_questions)} pools judged by {', '.join(judges)}" if judges else ""
+    say(f"at most {most} answers would be asked for{more}; nothing was asked")
+
+
+def _compared(asked: _Asked, drawn: _Drawn) -> Comparison:
+    settings, manifest = asked.settings, asked.manifest
+    further = {entry.method: entry.outcomes for entry in drawn.entries}
+    spent = {entry.method: entry.spent for entry in drawn.entries if entry.spent is not None}
+    if drawn.beams:
+        further = {BEAM_SEARCH: [best_is_right(pool) for pool in drawn.beams], **further}
+        spent[BEAM_SEARCH] = _spent(drawn.beams)
     comparison = compare(
-        _scored(settings, pools),
+        drawn.pools,
         rule_of(settings, manifest),
         others=manifest.decision_rules() if manifest else (),
-        further={"beam_search": [best_is_right(pool) for pool in beams]} if beams else None,
+        budgets=_budgets(settings),
+        further=further or None,
+        marks=asked.marks(),
         stop_when_sure=True,
         abstain_below=settings.abstain_below,
         seed=settings.seed,
     )
-    _tell(settings, comparison, manifest, as_json)
-    missed = missed_targets(comparison, targets)
-    for sentence in missed:
-        say(sentence)
-    return code or (TARGET_MISSED if missed else 0)
+    prices = prices_of(settings)
+    return with_costs(comparison, drawn.pools, lambda usage: prices.usd(settings.model or "", usage), spent)
+
+
+def _spent(pools: Sequence[Pool]) -> Spent:
+    usage = sum((pool.usage for pool in pools), start=Usage())
+    return Spent(sum(len(pool.candidates) for pool in pools), usage.usd if usage.calls else None)
 
 
 def answers_each(settings: Settings) -> int:
@@ -100,23 +199,80 @@ def rule_of(settings: Settings, manifest: Manifest | None) -> DecisionRule:
     return rule if settings.certainty is None else replace(rule, certainty=settings.certainty)
 
 
-def _drawn(
-    settings: Settings, questions: Sequence[Question], task: Task
-) -> tuple[list[Pool], list[Pool], int]:
-    """Live answers, in the store before they are used: complete ones and, searching, the final beams.
+# --------------------------------------------------------------------------- drawing and scoring
 
-    The last is the exit code so far: 4 where a limit cut them short.
-    """
-    with running(settings, "evaluate", data_hash(questions), questions=len(questions)) as run:
-        llm = run.client.model()
-        plain = _drawer(settings, llm, task, None, run.bar)
-        plain.prepay = run.prepay(settings)
-        pools = plain.draw(questions, adapted=False)
+
+@contextmanager
+def _calling(asked: _Asked) -> Iterator[Running | None]:
+    """A run, where anything is asked of a black box or a judge."""
+    if not asked.questions and not any(each.asks for each in asked.against):
+        yield None
+        return
+    questions = asked.all_questions
+    with running(asked.settings, "evaluate", data_hash(questions), questions=len(questions)) as run:
+        yield run
+
+
+def _drawn(asked: _Asked) -> _Drawn:
+    """Live answers, in the store before they are used: complete ones and, searching, the final beams."""
+    settings = asked.settings
+    with _calling(asked) as run:
+        pools = [recorded_pool(row, asked.task) for row in asked.recorded]
         beams: list[Pool] = []
-        if settings.search == "beam" and settings.adapter is not None:
-            energy, _ = load_adapter(settings.adapter, bf16=settings.bf16)
-            beams = _drawer(settings, llm, task, energy, run.bar).draw(questions, adapted=True)
-    return pools, beams, run.exit_code
+        if run is not None and asked.questions:
+            pools += _over_seeds(asked, run, run.client.model(), asked.questions)
+            if settings.search == "beam" and settings.adapter is not None:
+                energy, _ = load_adapter(settings.adapter, bf16=settings.bf16)
+                beams = _over_seeds(asked, run, run.client.model(), asked.questions, energy)
+        if run is not None and run.exit_code and not any(pool.candidates for pool in pools):
+            raise BudgetSpentError(
+                "budget spent before any question was answered: there is nothing to evaluate"
+            )
+        with _bar(run) as bar:
+            pools = _scored(settings, pools, bar)
+            entries = [_field(asked, run, pools, bar).entry(each) for each in asked.against]
+    return _Drawn(pools, beams, entries, run.exit_code if run else 0)
+
+
+@contextmanager
+def _bar(run: Running | None) -> Iterator[Bars]:
+    if run is not None:
+        yield run.bar
+        return
+    with bars() as bar:
+        yield bar
+
+
+def _field(asked: _Asked, run: Running | None, pools: list[Pool], bar: Bars) -> Field:
+    def calling() -> Running:
+        assert run is not None, "contenders that ask have a run"
+        return run
+
+    rule = rule_of(asked.settings, asked.manifest)
+    return Field(
+        settings=asked.settings,
+        task=asked.task,
+        rule=rule,
+        decided_by=BEST_OF_N if rule.name == "argmax" else rule.name,
+        pools=pools,
+        scorer=lambda others: _scored(asked.settings, others, bar),
+        draw=lambda name: _over_seeds(asked, calling(), calling().client.model(name), asked.all_questions),
+        model=lambda name: calling().client.model(name),
+        bar=bar,
+    )
+
+
+def _over_seeds(
+    asked: _Asked, run: Running, llm: LLM, questions: Sequence[Question], energy: EnergyModel | None = None
+) -> list[Pool]:
+    """The questions' pools under each seed, one seed after the other."""
+    pools = []
+    for seed in asked.seeds:
+        settings = asked.settings.model_copy(update={"seed": seed})
+        drawer = _drawer(settings, llm, asked.task, energy, run.bar)
+        drawer.prepay = None if energy else run.prepay(settings)
+        pools += drawer.draw(questions, adapted=energy is not None)
+    return pools
 
 
 def _drawer(settings: Settings, llm: LLM, task: Task, energy: EnergyModel | None, bar: Bars) -> Drawer:
@@ -137,27 +293,20 @@ def _drawer(settings: Settings, llm: LLM, task: Task, energy: EnergyModel | None
 
 def best_is_right(pool: Pool) -> float:
     """1 if the best beam is right, 0 if it is not or the question failed."""
-    if not pool.candidates:
-        return 0.0
-    return float(decide(pool.candidates, DecisionRule("argmax")).candidate.verdict is Verdict.RIGHT)
+    return is_right(pool, DecisionRule("argmax"))
 
 
-def _scored(settings: Settings, pools: list[Pool]) -> list[Pool]:
-    if settings.adapter is None:
-        return pools
-    build.limit_threads(settings)
-    scorer, manifest = build.scorer_of(settings)
-    return scored(pools, scorer, manifest.calibration.confidences if manifest.calibration else None)
+def _scored(settings: Settings, pools: list[Pool], bar: Bars) -> list[Pool]:
+    return pools if settings.adapter is None else with_scores_of(settings, settings.adapter, pools, bar)
 
 
-def _tell(settings: Settings, comparison: Comparison, manifest: Manifest | None, as_json: bool) -> None:
+# --------------------------------------------------------------------------- telling
+
+
+def _tell(asked: _Asked, comparison: Comparison, as_json: bool) -> None:
+    settings = asked.settings
     if settings.out is not None:
-        about = {"adapter": str(settings.adapter or "none"), "task": settings.task or "inferred"}
-        if manifest is not None:
-            about["trained on"] = manifest.black_box or "recorded answers"
-        black_box = settings.model or "recorded answers"
-        page = write_report(settings.out, ReportData("trimtab evaluate", comparison, black_box, about=about))
-        say(f"report: {page}")
+        say(f"report: {write_report(settings.out, _report(asked, comparison))}")
     if as_json:
         print_json(comparison.to_json())
         return
@@ -166,3 +315,23 @@ def _tell(settings: Settings, comparison: Comparison, manifest: Manifest | None,
         say(stopping_sentence(comparison.stopping))
     table("Accuracy", ["method", "accuracy", "95 % interval"], accuracy_rows(comparison))
     table("Differences, paired", ["", "difference", "95 % interval", "p"], difference_rows(comparison))
+
+
+def _report(asked: _Asked, comparison: Comparison) -> ReportData:
+    settings, manifest = asked.settings, asked.manifest
+    about = {"adapter": str(settings.adapter or "none"), "task": asked.task.name}
+    if manifest is not None:
+        about["trained on"] = manifest.black_box or "recorded answers"
+        about["encoder, loss"] = f"{manifest.backbone}, {manifest.loss}"
+    if settings.against:
+        about["against"] = settings.against
+    metrics = manifest.metrics if manifest else {}
+    usd = metrics.get("usd")
+    return ReportData(
+        "trimtab evaluate",
+        comparison,
+        settings.model or "recorded answers",
+        rounds=rounds_of(metrics),
+        about=about,
+        training_usd=float(usd) if isinstance(usd, int | float) else None,
+    )

@@ -126,6 +126,7 @@ class Settings(BaseModel):
     max_positives: int = _field(2, "Positives of one question used in one pass.", ge=1)
     max_negatives: int = _field(6, "Negatives of one question used in one pass.", ge=1)
     frozen_layers: int = _field(0, "Lower encoder layers left as they are.", ge=0)
+    recompute: bool = _field(False, "Train in less memory: compute activations twice. Slower by a third.")
     bf16: bool = _field(
         False,
         "Score in bfloat16: about twice as fast where the hardware has it, equal to two or three digits.",
@@ -138,6 +139,21 @@ class Settings(BaseModel):
     draws: int = _field(8, "Complete answers drawn for a question in a round.", ge=1, le=256)
     replay: float = _field(
         0.5, "Share of earlier rounds' contrasts trained on again; 0 is the paper.", ge=0, le=1
+    )
+    trim: float = _field(
+        0.1, "Most lessons of feedback left out, as a share: those the others contradict most.", ge=0, le=0.5
+    )
+    source_share: float = _field(
+        0.25,
+        "Most that one source may give of the feedback that counts; an even part where that is more.",
+        gt=0,
+        le=1,
+    )
+    margin: float = _field(
+        0.02,
+        "The loss, as a share of held-out questions, that a new version's trial must rule out.",
+        ge=0,
+        le=1,
     )
     judge: Literal["truth", "ai", "human", "combined"] = _field(
         "truth", "Who says which answers are positives."
@@ -165,12 +181,34 @@ class Settings(BaseModel):
         le=1,
     )
     wave: int = _field(2, "Answers drawn at once when stopping when sure; 1 spares most.", ge=1, le=64)
+    # what an evaluation compares
+    against: str | None = _field(
+        None,
+        "What else to compare, commas between several: an adapter folder, recorded answers of another black "
+        "box (JSONL), an earlier evaluation's results.jsonl, model:NAME (another black box at the same "
+        "endpoint) or judge:NAME (best of n as that model judges). NAME=… names it in the report.",
+    )
+    budgets: str | None = _field(
+        None, "Numbers of draws to compare at, e.g. '1,4,16'; 1, 2, 4 and so on if left out."
+    )
+    seeds: int = _field(1, "Draw so many times, with seeds from --seed on.", ge=1, le=100)
     abstain_below: float = _field(0.0, "Abstain when the answer's confidence is below this.", ge=0, le=1)
     require: str | None = _field(None, "A target, e.g. 'weighted_vote>=0.8'; exit code 3 when it is missed.")
+    # the server
+    in_flight: int = _field(256, "Requests that one worker of the server answers at once.", ge=1)
+    waiting: int = _field(256, "Requests that may wait there for a place; further ones get a 429.", ge=0)
+    max_body_kb: int = _field(1024, "Longest body of a request, in kilobytes.", ge=1, le=1_000_000)
+    max_messages: int = _field(256, "Most messages, or texts to score, in one request.", ge=1)
+    max_n: int = _field(16, "Most answers that one request may ask for.", ge=1, le=256)
+    max_answer_tokens: int = _field(4096, "Most tokens of an answer that a request may ask for.", ge=1)
+    grace_s: float = _field(30.0, "How long requests under way may go on as the server ends, in s.", gt=0)
     # the run
     seed: int = _field(0, "Seed of every random choice.", ge=0)
     out: Path | None = _field(None, "Where the result goes.")
     work_dir: Path = _field(Path(".trimtab"), "Store and checkpoints; what makes a killed run resume.")
+    store: str | None = _field(
+        None, "The store: a file, or a postgresql:// URL; store.db in the work directory if left out."
+    )
     force: bool = _field(False, "Start over even if this very run is finished or half done.")
     dry_run: bool = _field(False, "Say what would be asked of the black box, and stop before the first call.")
 

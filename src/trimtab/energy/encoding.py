@@ -17,7 +17,7 @@ from jaxtyping import Int
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trimtab.energy.lengths import in_batches
+from trimtab.energy.lengths import in_batches, rounded
 
 QUESTIONS_KEPT = 4096  # whose tokens are remembered: many answers to one question are asked for one by one
 HEAD_SHARE = 0.25  # of the room a cut text gets: a quarter to its start, the rest to its end
@@ -74,9 +74,13 @@ class PairEncoder:
             for (question, _), text in zip(pairs, text_ids, strict=True)
         ]
 
-    def padded(self, batch: Sequence[Pair]) -> dict[str, NDArray[np.int64]]:
-        """The inputs of one forward pass, each (texts, tokens), by their names in transformers."""
-        shape = (len(batch), max(len(pair) for pair in batch))
+    def padded(self, batch: Sequence[Pair], *, step: int = 1) -> dict[str, NDArray[np.int64]]:
+        """The inputs of one forward pass, each (texts, tokens), by their names in transformers.
+
+        Their length is a multiple of `step`, or `max_length`.
+        """
+        longest = max(len(pair) for pair in batch)
+        shape = (len(batch), max(longest, min(rounded(longest, step), self.max_length)))
         inputs = {"input_ids": np.full(shape, self.pad), "attention_mask": np.zeros(shape, np.int64)}
         if self.has_types:
             inputs["token_type_ids"] = np.zeros(shape, np.int64)
@@ -87,9 +91,12 @@ class PairEncoder:
                 inputs["token_type_ids"][row, : len(pair)] = pair.types
         return inputs
 
-    def collate(self, batch: Sequence[Pair], device: torch.device) -> dict[str, Int[Tensor, "texts tokens"]]:
+    def collate(
+        self, batch: Sequence[Pair], device: torch.device, *, step: int = 1
+    ) -> dict[str, Int[Tensor, "texts tokens"]]:
         """The same inputs for torch, on a device."""
-        return {name: torch.from_numpy(rows).to(device) for name, rows in self.padded(batch).items()}
+        inputs = self.padded(batch, step=step)
+        return {name: torch.from_numpy(rows).to(device) for name, rows in inputs.items()}
 
     def _question_ids(self, questions: Sequence[str]) -> dict[str, list[int]]:
         """The tokens of each distinct question; those seen lately are not tokenised again."""

@@ -29,7 +29,7 @@ from trimtab.energy.groups import Batch, Sizes, epoch_batches
 from trimtab.energy.mlm import masked_loss
 from trimtab.energy.model import EnergyModel, bf16_autocast, can_bf16
 from trimtab.energy.nce import LOSSES, prefix_value, ranking_nce
-from trimtab.energy.parameters import optimizer, quick_attention, trainable
+from trimtab.energy.parameters import optimizer, quick_attention, recomputing, trainable
 from trimtab.errors import RunError
 from trimtab.types import Contrast, PrefixTarget
 
@@ -58,6 +58,7 @@ class FitSettings:
     prefix_weight: float = 1.0  # of the prefixes' loss beside the contrasts'
     frozen_layers: int = 0  # lower encoder layers left as they are, the embeddings with them
     bf16: bool | Literal["auto"] = "auto"  # auto: where the hardware has it
+    recompute: bool = False  # activations, when memory is short: the same weights a third later
     stop_on: StopOn = "pairwise"  # what held-out questions must improve
     evaluations_per_epoch: int = 1
     patience: int = 2  # evaluations without improvement before stopping
@@ -134,6 +135,7 @@ def fit(
     with (
         trainable(energy.network, chosen.frozen_layers) as parameters,
         quick_attention(energy.network),
+        recomputing(energy.network, chosen.recompute),
     ):
         training = _Training(
             energy, tuple(contrasts), tuple(prefixes), tuple(held_out), chosen, parameters, checkpoint_dir
@@ -332,7 +334,7 @@ class _Training:
 
     def _fingerprint(self) -> str:
         """A hash of all that the final weights depend on."""
-        settings = asdict(replace(self.settings, checkpoint_every_s=0.0, bf16=self.bf16))
+        settings = asdict(replace(self.settings, checkpoint_every_s=0.0, bf16=self.bf16, recompute=False))
         data = [[asdict(item) for item in items] for items in (self.contrasts, self.prefixes, self.held_out)]
         facts = [settings, data, self.energy.max_length, self.energy.head, torch.__version__]
         digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())

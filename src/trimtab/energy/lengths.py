@@ -1,8 +1,18 @@
-"""Batches of like length: what keeps padding out of a forward pass. No torch, no tokenizer."""
+"""Batches by length: what keeps padding out of a forward pass. No torch, no tokenizer."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+
+# So that a score hangs on its own pair alone and not, in its last bits, on the pairs that share the batch:
+# scored texts are padded to a length of their own (decision 0035), and kernels treat rows of one shape alike.
+STEP = 16  # tokens: what lengths are rounded up to; other lengths change the order in which kernels add up
+ROWS = 4  # what the rows of a head are filled up to: torch adds up otherwise in those left over from four
+
+
+def rounded(count: int, step: int) -> int:
+    """The count, up to the next multiple of the step."""
+    return -(-count // step) * step
 
 
 def in_batches(lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:
@@ -16,3 +26,13 @@ def in_batches(lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:
         size = max(1, tokens // max(1, lengths[order[start]]))
         yield order[start : start + size]
         start += size
+
+
+def of_one_length(lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:
+    """Indices as `in_batches` cuts them, but only items whose rounded lengths are equal share a batch."""
+    by_length: dict[int, list[int]] = {}
+    for index, length in enumerate(lengths):
+        by_length.setdefault(rounded(length, STEP), []).append(index)
+    for length in sorted(by_length, reverse=True):
+        indices = by_length[length]
+        yield from ([indices[i] for i in batch] for batch in in_batches([length] * len(indices), tokens))

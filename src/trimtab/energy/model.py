@@ -16,12 +16,13 @@ from typing import Any, Literal
 import torch
 from jaxtyping import Float
 from safetensors import SafetensorError
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from trimtab.energy.backbone import backbone_folder
-from trimtab.energy.encoding import Pair, PairEncoder, by_length
+from trimtab.energy.encoding import Pair, PairEncoder
+from trimtab.energy.lengths import ROWS, STEP, of_one_length
 from trimtab.energy.mlm import masked_scores
 from trimtab.errors import AdapterError
 
@@ -109,7 +110,7 @@ class EnergyModel:
     def _distinct_scores(self, pairs: Sequence[tuple[str, str]], bf16: bool) -> list[float]:
         encoded = self.encode(pairs)
         scores = [0.0] * len(encoded)
-        for batch in by_length(encoded, self.tokens):
+        for batch in of_one_length([len(pair) for pair in encoded], self.tokens):
             values = self._scores([encoded[i] for i in batch], bf16)
             for index, value in zip(batch, values, strict=True):
                 scores[index] = value
@@ -129,13 +130,16 @@ class EnergyModel:
         return self._scores(batch, self.bf16)
 
     def _scores(self, batch: Sequence[Pair], bf16: bool) -> list[float]:
-        with evaluating(self.network), torch.inference_mode(), bf16_autocast(self.device, bf16):
-            values: list[float] = self.forward(batch).tolist()
-        return values
+        with scoring_alike(self.network), bf16_autocast(self.device, bf16):
+            values: list[float] = self.forward(batch, step=STEP).tolist()
+        return values[: len(batch)]
 
-    def forward(self, batch: Sequence[Pair]) -> Float[Tensor, " texts"]:
-        """The scores of encoded pairs, in float32, in one pass; gradients flow when they are enabled."""
-        inputs = self.encoder.collate(batch, self.device)
+    def forward(self, batch: Sequence[Pair], *, step: int = 1) -> Float[Tensor, " texts"]:
+        """The scores of encoded pairs, in float32, in one pass; gradients flow when they are enabled.
+
+        Its length is a multiple of `step` tokens.
+        """
+        inputs = self.encoder.collate(batch, self.device, step=step)
         if self.head == "mlm":
             return masked_scores(self.network, inputs, batch, int(self.tokenizer.mask_token_id))
         scores: Tensor = self.network(**inputs).logits[:, 0].float()
@@ -205,6 +209,29 @@ def evaluating(network: Any) -> Iterator[None]:
         yield
     finally:
         network.train(was_training)
+
+
+@contextmanager
+def scoring_alike(network: Any) -> Iterator[None]:
+    """As `evaluating`, without gradients; a text's score does not hang on how many are scored with it.
+
+    A head has one row a text. It sees a multiple of `ROWS` of them, the others being copies of the first, so
+    there may be more scores than texts.
+    """
+    layers = [each for each in network.modules() if isinstance(each, nn.Linear)]
+    hooks = [layer.register_forward_pre_hook(_filled_up) for layer in layers]
+    try:
+        with evaluating(network), torch.inference_mode():
+            yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _filled_up(_: nn.Module, given: tuple[Tensor]) -> tuple[Tensor] | None:
+    (rows,) = given
+    missing = -len(rows) % ROWS
+    return (torch.cat([rows, rows[:1].expand(missing, -1)]),) if rows.ndim == 2 and missing else None
 
 
 @contextmanager

@@ -42,6 +42,30 @@ def quick_attention(network: Any) -> Iterator[None]:
 
 
 @contextmanager
+def recomputing(network: Any, wanted: bool) -> Iterator[None]:
+    """Inside this context, if wanted, each layer's activations are worked out again when gradients need them.
+
+    That is gradient checkpointing (Chen et al. 2016): memory of one layer in place of all, a further forward
+    pass in time, the same gradients to the last bit.
+
+    Raises:
+        ValueError: the network cannot.
+    """
+    if not wanted:
+        yield
+        return
+    if not network.supports_gradient_checkpointing:
+        raise ValueError(f"recompute: a {type(network).__name__} keeps all its activations; leave it out")
+    # Early versions 5 of transformers have the names of old alone, later ones warn of them.
+    kind = "activation" if hasattr(network, "activation_checkpointing_enable") else "gradient"
+    getattr(network, f"{kind}_checkpointing_enable")({"use_reentrant": False})
+    try:
+        yield
+    finally:
+        getattr(network, f"{kind}_checkpointing_disable")()
+
+
+@contextmanager
 def trainable(network: Any, frozen_layers: int) -> Iterator[dict[str, nn.Parameter]]:
     """The parameters to train, by name; the frozen ones need no gradient inside this context."""
     frozen = [p for module in _lower_modules(network, frozen_layers) for p in module.parameters()]

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol, Self, TypeVar, runtime_checkable
 
-from trimtab.energy.lengths import in_batches
+from trimtab.energy.lengths import of_one_length
 from trimtab.errors import RunError
 from trimtab.types import Scorer
 
@@ -214,7 +214,7 @@ class BatchingScorer:
                 self._failed(wanted, came)
             else:
                 readable.append((wanted, came))
-        for indices in in_batches([len(items) for _, items in readable], self._scorer.tokens):
+        for indices in of_one_length([len(items) for _, items in readable], self._scorer.tokens):
             await self._score_batch([readable[i] for i in indices])
 
     async def _score_batch(self, batch: Sequence[tuple[_Wanted, Any]]) -> None:

@@ -15,9 +15,11 @@ from itertools import combinations
 import numpy as np
 
 from trimtab.errors import InputError
+from trimtab.evaluate.breakdown import Resampling, by_category, by_seed
 from trimtab.evaluate.comparison import (
     BEST_OF_N,
     MAJORITY,
+    OF,
     ORACLE,
     SINGLE,
     STOPPED,
@@ -35,10 +37,9 @@ from trimtab.evaluate.intervals import (
     Difference,
     Estimate,
     mean_estimate,
-    mean_estimates,
-    paired_difference,
 )
-from trimtab.evaluate.measures import calibration_of, scores_of
+from trimtab.evaluate.marks import Mark, clusters_of, unmarked
+from trimtab.evaluate.measures import calibration_of, risk_of, scores_of
 from trimtab.pools import share_right
 from trimtab.sequential import needed
 from trimtab.stopping import DecisionRule, RuleName, decide
@@ -77,6 +78,7 @@ def compare(
     others: Sequence[DecisionRule] = (),
     budgets: Sequence[int] | None = None,
     further: Mapping[str, Sequence[float]] | None = None,
+    marks: Sequence[Mark] | None = None,
     stop_when_sure: bool = False,
     abstain_below: float = 0.0,
     seed: int = 0,
@@ -96,7 +98,10 @@ def compare(
             plain, the weighted vote at temperature 1; those of other names are not compared.
         budgets: numbers of draws for the accuracy curves; by default 1, 2, 4, … and the most drawn. A
             question with fewer draws uses those it has. Empty for no curves.
-        further: methods that drew for themselves (`beam_search`), one outcome in [0, 1] a question, in order.
+        further: methods that are not rules on these scores (`beam_search`, `ai_judge@gpt`,
+            `weighted_vote@other`), one outcome in [0, 1] a question, in order.
+        marks: for each pool its cluster, category and seed; by default clusters are as `cluster_of` reads
+            the ids. Variants, and one question drawn with several seeds, are resampled together.
         stop_when_sure: compare `stopped` too: the rule on the first of the draws alone, as many as it takes
             to be as certain as `rule.certainty` (`sequential`).
         abstain_below: a decision less confident than this is an abstention.
@@ -115,23 +120,33 @@ def compare(
     needs = [needed(pool.candidates, rule) for pool in pools] if stop_when_sure else []
     early = {STOPPED: _stopped(pools, rule, needs)} if stop_when_sure else {}
     outcomes = _outcomes(pools, endings, {**early, **(further or {})})
+    marks = marks or unmarked(pool.question.id for pool in pools)
+    paired = Resampling(clusters_of(marks), seed)
+    confident = [(e.confidence, e.is_right) for e in decided if e.confidence is not None]
     return Comparison(
         rule=rule.name,
         temperature=rule.temperature,
         decided_by=decided_by,
         counts=_counts(decided),
         samples_per_question=float(np.mean([len(pool.candidates) for pool in pools])),
-        accuracy=_accuracy(outcomes, seed),
-        differences=_differences(outcomes, decided_by, seed),
+        accuracy=paired.accuracy(outcomes),
+        differences=_differences(outcomes, decided_by, paired),
         answered_right=_answered_right(decided, seed),
-        budget=_budget(pools, rules, _numbers_of_draws(pools, budgets), seed),
+        budget=_budget(pools, rules, _numbers_of_draws(pools, budgets), paired),
         draws=_draws(pools),
-        calibration=calibration_of([(e.confidence, e.is_right) for e in decided if e.confidence is not None]),
+        calibration=calibration_of(confident),
         scores=scores_of([pool.candidates for pool in pools]),
         usage=sum((pool.usage for pool in pools), start=Usage()),
         stopping=_stopping(pools, rule, needs) if stop_when_sure else None,
         mended=_mended(pools, decided_by, endings),
         worst=_worst(pools, decided_by, endings[decided_by]),
+        clusters=len({mark.cluster for mark in marks}),
+        risk=risk_of(confident, len(pools)),
+        categories=by_category(outcomes, marks, paired),
+        seeds=by_seed(outcomes, marks),
+        costs={},
+        ids=tuple(pool.question.id for pool in pools),
+        outcomes={name: tuple(map(float, values)) for name, values in outcomes.items()},
     )
 
 
@@ -217,11 +232,6 @@ def _outcomes(
 # --------------------------------------------------------------------------- adding up
 
 
-def _accuracy(outcomes: Mapping[str, Array], seed: int) -> dict[str, Estimate]:
-    estimates = mean_estimates(np.column_stack(list(outcomes.values())), seed=seed)
-    return dict(zip(outcomes, estimates, strict=True))
-
-
 def _counts(endings: Sequence[_Ending]) -> Counts:
     by_status = {status: sum(ending.status is status for ending in endings) for status in AnswerStatus}
     return Counts(
@@ -238,12 +248,16 @@ def _answered_right(endings: Sequence[_Ending], seed: int) -> Estimate | None:
     return mean_estimate(answered, seed=seed) if answered else None
 
 
-def _differences(outcomes: Mapping[str, Array], decided_by: str, seed: int) -> dict[str, Difference]:
+def _differences(outcomes: Mapping[str, Array], decided_by: str, paired: Resampling) -> dict[str, Difference]:
     known = {SINGLE, MAJORITY, BEST_OF_N, WEIGHTED_VOTE, ORACLE}
-    extra = [(name, base) for name in outcomes if name not in known for base in (SINGLE, MAJORITY)]
+    others = [name for name in outcomes if OF in name]
+    extra = [
+        (name, base) for name in outcomes if name not in {*known, *others} for base in (SINGLE, MAJORITY)
+    ]
     extra += [(STOPPED, decided_by)] if decided_by != MAJORITY else []
+    extra += [(decided_by, name) for name in others]
     return {
-        f"{ours}_minus_{theirs}": paired_difference(outcomes[ours], outcomes[theirs], seed=seed)
+        f"{ours}_minus_{theirs}": paired.difference(outcomes[ours], outcomes[theirs])
         for ours, theirs in (*_PAIRS, *extra)
         if ours in outcomes and theirs in outcomes
     }
@@ -271,15 +285,16 @@ def _numbers_of_draws(pools: Sequence[Pool], budgets: Sequence[int] | None) -> t
 
 
 def _budget(
-    pools: Sequence[Pool], rules: Mapping[str, DecisionRule], draws: tuple[int, ...], seed: int
+    pools: Sequence[Pool], rules: Mapping[str, DecisionRule], draws: tuple[int, ...], paired: Resampling
 ) -> Budget:
     if not draws:
         return Budget((), {})
     curves = {
-        name: np.array([[_mean_right(pool, rule, number, seed) for number in draws] for pool in pools])
+        name: np.array([[_mean_right(pool, rule, number, paired.seed) for number in draws] for pool in pools])
         for name, rule in rules.items()
     }
-    return Budget(draws, {name: mean_estimates(curve, seed=seed) for name, curve in curves.items()})
+    used = tuple(float(np.mean([min(number, len(pool.candidates)) for pool in pools])) for number in draws)
+    return Budget(draws, {name: paired.estimates(curve) for name, curve in curves.items()}, used)
 
 
 def _mean_right(pool: Pool, rule: DecisionRule, number: int, seed: int) -> float:

@@ -21,6 +21,8 @@ ORACLE = "oracle"
 IMPORTANCE_VOTE = "importance_vote"
 BEAM_SEARCH = "beam_search"
 STOPPED = "stopped"
+AI_JUDGE = "ai_judge"
+OF = "@"  # between a method and whose it is, where that is not the adapter or black box evaluated
 METHODS = (SINGLE, MAJORITY, BEST_OF_N, WEIGHTED_VOTE, ORACLE)
 
 
@@ -93,11 +95,45 @@ class Budget:
 
     draws: tuple[int, ...]
     accuracy: Mapping[str, tuple[Estimate, ...]]  # by method, one a number of draws
+    used: tuple[float, ...] = ()  # draws a question on average: fewer where some questions have fewer
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, in stable order."""
         curves = {name: [point.to_json() for point in curve] for name, curve in self.accuracy.items()}
-        return {"draws": list(self.draws), **curves}
+        return {"draws": list(self.draws), "used": list(self.used), **curves}
+
+
+@dataclass(frozen=True, slots=True)
+class Risk:
+    """The share right of the surest decisions alone, as more of the asked questions are answered."""
+
+    coverage: tuple[float, ...]  # rising; the last is the share that can be decided at all
+    right: tuple[float, ...]
+    area: float  # mean share wrong over all coverages reached: lower is better (AURC)
+
+
+@dataclass(frozen=True, slots=True)
+class Category:
+    """The questions of one kind."""
+
+    asked: int
+    accuracy: Mapping[str, Estimate]
+
+
+@dataclass(frozen=True, slots=True)
+class Seeds:
+    """The same questions drawn again: what one seed's draws alone would have said."""
+
+    seeds: tuple[int, ...]
+    accuracy: Mapping[str, tuple[float, ...]]  # by method, one a seed
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a method asks for on an average question, and what that comes to."""
+
+    draws: float
+    usd_per_thousand: float | None  # None where prices are not known
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +179,18 @@ class Comparison:
     mended: tuple[SideBySide, ...]  # left: majority's wrong answer; right: the decision's right one
     stopping: Stopping | None  # None when it was not asked for
     worst: tuple[SideBySide, ...]  # left: the decision's wrong answer; right: a right one that was drawn
+    clusters: int  # of questions; as many as there are questions where none is a variant of another
+    risk: Risk | None  # None when no decision carries a confidence
+    categories: Mapping[str, Category]  # empty where rows name none
+    seeds: Seeds | None  # None for one seed
+    costs: Mapping[str, Cost]
+    ids: tuple[str, ...]  # of the questions, in the order asked
+    outcomes: Mapping[str, tuple[float, ...]]  # by method, one a question; for `results`, not for a report
+
+    @property
+    def questions(self) -> int:
+        """Different questions asked; `counts.asked` counts each as often as it was drawn for."""
+        return self.counts.asked // len(self.seeds.seeds) if self.seeds else self.counts.asked
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, in stable order: what `evaluate --json` prints and report.json opens with."""
@@ -161,6 +209,11 @@ class Comparison:
             "stopping": _plain(self.stopping) if self.stopping else None,
             "mended": [_plain(pair) for pair in self.mended],
             "worst": [_plain(pair) for pair in self.worst],
+            "clusters": self.clusters,
+            "risk_coverage": _plain(self.risk) if self.risk else None,
+            "categories": {name: _plain(each) for name, each in self.categories.items()},
+            "seeds": _plain(self.seeds) if self.seeds else None,
+            "costs": {name: _plain(each) for name, each in self.costs.items()},
         }
 
 
@@ -175,4 +228,6 @@ def _plain(value: Any) -> Any:
         return {each.name: _plain(getattr(value, each.name)) for each in fields(value)}
     if isinstance(value, tuple):
         return [_plain(each) for each in value]
+    if isinstance(value, Mapping):
+        return {name: _plain(each) for name, each in value.items()}
     return str(value) if isinstance(value, StrEnum) else value

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from trimtab.evaluate.comparison import Bin, Calibration, Scores
+from trimtab.evaluate.comparison import Bin, Calibration, Risk, Scores
 from trimtab.evaluate.intervals import Array
 from trimtab.types import Candidate, Verdict
 
 BINS = 10  # Guo et al. 2017, "On Calibration of Modern Neural Networks" use 15; ours see fewer questions
 SCORE_BINS = 24
+RISK_POINTS = 20  # of the curve that is kept; its area is that of every step
 
 
 def calibration_of(decisions: Sequence[tuple[float, bool]], *, bins: int = BINS) -> Calibration | None:
@@ -37,6 +38,30 @@ def _bin(decisions: Sequence[tuple[float, bool]], index: int, bins: int) -> Bin:
         return Bin(low, high, 0, None, None)
     confidence = sum(c for c, _ in inside) / len(inside)
     return Bin(low, high, len(inside), confidence, sum(right for _, right in inside) / len(inside))
+
+
+def risk_of(decisions: Sequence[tuple[float, bool]], asked: int) -> Risk | None:
+    """Selective accuracy of (confidence, is right) pairs among `asked` questions; None without any.
+
+    Decisions of equal confidence are answered or left out together, as one threshold cannot part them.
+
+    *Paper*: El-Yaniv and Wiener (2010), risk against coverage; its area as in Geifman et al. (2019).
+    """
+    if not decisions:
+        return None
+    ordered = sorted(decisions, key=lambda each: -each[0])
+    confidence = np.array([each[0] for each in ordered])
+    answered = np.arange(1, len(ordered) + 1)
+    right = np.cumsum([each[1] for each in ordered])
+    ends = np.flatnonzero(np.append(confidence[1:] != confidence[:-1], True))
+    share = (right[ends] / answered[ends]).astype(float)
+    steps = np.diff(answered[ends], prepend=0)
+    kept = np.unique(np.linspace(0, len(ends) - 1, min(RISK_POINTS, len(ends))).round().astype(int))
+    return Risk(
+        coverage=tuple(float(n) / asked for n in answered[ends][kept]),
+        right=tuple(float(each) for each in share[kept]),
+        area=float(((1 - share) * steps).sum() / steps.sum()),
+    )
 
 
 def scores_of(pools: Sequence[Sequence[Candidate]], *, bins: int = SCORE_BINS) -> Scores | None:

@@ -12,18 +12,30 @@ from trimtab.evaluate.comparison import BEAM_SEARCH, MAJORITY, ORACLE, SINGLE, C
 from trimtab.evaluate.report import ReportData, RoundPoint, Transfer
 from trimtab.evaluate.words import (
     ACCURACY_HEADER,
+    COST_HEADER,
     DIFFERENCE_HEADER,
+    SEED_HEADER,
     accuracy_rows,
+    category_header,
+    category_rows,
+    cost_rows,
     counts_sentence,
     difference_rows,
     headline,
     label,
     percent,
+    seed_rows,
     shown_label,
     usage_sentence,
     verdicts,
 )
 from trimtab.types import Verdict
+
+COST_NOTE = (
+    "Training $ is what the black box and the judge were paid for; the adapter itself trains on one machine. "
+    "A dash: no price is known. Dollars of recorded answers are estimated from their length."
+)
+SEED_NOTE = "The spread is the standard deviation over seeds. Intervals above resample questions, not seeds."
 
 
 def page(data: ReportData) -> str:
@@ -45,6 +57,9 @@ def _sections(data: ReportData) -> Iterable[str]:
     comparison = data.comparison
     yield _section("What came out", f'<div class="plots">{"".join(_figures(comparison, data.rounds))}</div>')
     yield _section("The numbers", _tables(comparison))
+    yield _titled("Accuracy and cost", COST_HEADER, cost_rows(comparison, data.training_usd), COST_NOTE)
+    yield _titled("By category", category_header(comparison), category_rows(comparison))
+    yield _titled("By seed", SEED_HEADER, seed_rows(comparison), SEED_NOTE)
     for index, transfer in enumerate(data.transfers):
         yield _section(f"The same adapter before {transfer.black_box}", _transfer(transfer, index))
     yield _examples("Mended: the vote was wrong, the adapter is right", comparison.mended)
@@ -53,6 +68,12 @@ def _sections(data: ReportData) -> Iterable[str]:
         yield _section("What to type next", _card(f"<pre>{escape(data.next_steps.strip())}</pre>"))
     about = {"black box": data.black_box, **data.about}
     yield _section("How this was made", _card(_table((), about.items(), "about")))
+
+
+def _titled(title: str, header: Sequence[str], rows: Sequence[Sequence[str]], note: str = "") -> str:
+    """A section with one table; nothing without rows."""
+    below = f'<p class="note">{escape(note)}</p>' if note else ""
+    return _section(title, _card(_table(header, rows) + below)) if rows else ""
 
 
 def _section(title: str, body: str) -> str:
@@ -105,19 +126,31 @@ def _figures(comparison: Comparison, rounds: Sequence[RoundPoint]) -> Iterable[s
             "Accuracy on held-out questions after each round of adaptation.",
         )
     if len(comparison.budget.draws) > 1:
-        yield _figure(
-            "What more draws buy",
-            plots.budget_plot(comparison.budget),
-            "Accuracy when only some of the draws are used.",
-        )
+        yield _budget_figure(comparison)
     if comparison.calibration:
         yield _figure(
             "Is its confidence honest?",
             plots.reliability_plot(comparison.calibration),
             f"Expected calibration error {comparison.calibration.ece:.3f}; larger dots hold more decisions.",
         )
+    if comparison.risk and len(comparison.risk.coverage) > 1:
+        yield _figure(
+            "If it only answers when sure",
+            plots.risk_plot(comparison.risk, comparison.decided_by),
+            "Share right of the surest questions, as more of them are answered.",
+        )
     if comparison.scores:
         yield _figure("Scores", plots.scores_plot(comparison.scores), _scores_caption(comparison))
+
+
+def _budget_figure(comparison: Comparison) -> str:
+    if not comparison.costs:
+        caption = "Accuracy when only some of the draws are used."
+        return _figure("What more draws buy", plots.budget_plot(comparison.budget), caption)
+    in_usd = plots.has_prices(comparison)
+    title = "Accuracy against cost" if in_usd else "What more draws buy"
+    caption = "Lines: some of the same draws, then all. Single marks: methods with a budget of their own."
+    return _figure(title, plots.cost_plot(comparison), caption)
 
 
 def _accuracy_caption(comparison: Comparison) -> str:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import html
 import io
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from trimtab.evaluate.comparison import Budget, Calibration, Scores
+from trimtab.evaluate.comparison import ORACLE, SINGLE, Budget, Calibration, Comparison, Risk, Scores
 from trimtab.evaluate.intervals import Estimate
 from trimtab.evaluate.words import is_learned, label, percent
 
@@ -54,6 +55,7 @@ _STYLE: dict[Any, Any] = {
 # one look a method in every plot: colour and marker both, so that neither alone has to carry it
 _LOOKS = {"majority": (_PLAIN, "s"), "best_of_n": (_SECOND, "^"), "weighted_vote": (_LEARNED, "o")}
 _FURTHER_LOOK = (_RIGHT, "D")
+_OWN_LOOKS = ((_RIGHT, "D"), (_WRONG, "P"), (_INK, "X"), (_SECOND, "v"), (_PLAIN, "*"))  # of other budgets
 
 Draw = Callable[[Any], None]  # puts a plot on matplotlib axes
 
@@ -80,11 +82,16 @@ def _accuracy(axes: Any, accuracy: Mapping[str, Estimate]) -> None:
         )
     axes.set_yticks(range(len(accuracy)), [label(method) for method in accuracy], color=_INK)
     axes.set_ylim(len(accuracy) - 0.5, -0.5)
-    axes.set_xlim(0, 1)
+    axes.set_xlim(_floor(min(each.low for each in accuracy.values())), 1)
     axes.spines["left"].set_visible(False)
     axes.tick_params(axis="y", length=0)
     _percent_axis(axes.xaxis)
     axes.grid(axis="x")
+
+
+def _floor(low: float) -> float:
+    """Where an axis of shares begins: at nothing, unless all lie in the upper half."""
+    return max(0.0, math.floor(10 * low - 0.5) / 10) if low > 0.5 else 0.0
 
 
 def budget_plot(budget: Budget) -> str:
@@ -95,6 +102,75 @@ def budget_plot(budget: Budget) -> str:
         3.0,
         lambda axes: _lines(axes, budget.draws, budget.accuracy, "draws used", doubling=True),
     )
+
+
+def has_prices(comparison: Comparison) -> bool:
+    """True where the decided method's dollars are known, and more than nothing."""
+    cost = comparison.costs.get(comparison.decided_by)
+    return cost is not None and bool(cost.usd_per_thousand)
+
+
+def cost_plot(comparison: Comparison) -> str:
+    """Accuracy against dollars where they are known, else against draws; methods of their own as marks."""
+    unit = "dollars per 1,000 questions" if has_prices(comparison) else "draws a question"
+    return _svg("cost", f"Accuracy against {unit}", 3.3, lambda axes: _against_cost(axes, comparison, unit))
+
+
+def _against_cost(axes: Any, comparison: Comparison, unit: str) -> None:
+    budget = comparison.budget
+    one = _cost_of(comparison, SINGLE)
+    at = [number * one for number in budget.used]
+    _curves(axes, at, budget.accuracy)
+    axes.set_xscale("log", base=2)
+    _own_budgets(axes, comparison)
+    ticks = at if len(at) < 7 else at[::2]
+    axes.set_xticks(ticks, [f"{tick:.2g}" if tick < 10 else f"{tick:.0f}" for tick in ticks])
+    axes.minorticks_off()
+    _finished(axes, unit)
+
+
+def _own_budgets(axes: Any, comparison: Comparison) -> None:
+    """The methods that have a cost of their own, each a mark with its interval."""
+    others = [
+        name
+        for name in comparison.accuracy
+        if name not in (*comparison.budget.accuracy, SINGLE, ORACLE) and _cost_of(comparison, name)
+    ]
+    for name, (colour, marker) in zip(others, _OWN_LOOKS * len(others), strict=False):
+        reached, x = comparison.accuracy[name], _cost_of(comparison, name)
+        axes.plot([x, x], [reached.low, reached.high], color=colour, linewidth=1.5, alpha=0.5)
+        axes.plot(
+            [x], [reached.value], color=colour, marker=marker, markersize=7, linestyle="", label=label(name)
+        )
+
+
+def _cost_of(comparison: Comparison, name: str) -> float:
+    cost = comparison.costs[name]
+    return (cost.usd_per_thousand or 0.0) if has_prices(comparison) else cost.draws
+
+
+def risk_plot(risk: Risk, decided_by: str) -> str:
+    """Share right of what is answered against how much is answered."""
+    return _svg(
+        "risk",
+        f"Share right against the share answered; area of risk {risk.area:.3f}",
+        3.0,
+        lambda axes: _risk(axes, risk, decided_by),
+    )
+
+
+def _risk(axes: Any, risk: Risk, decided_by: str) -> None:
+    colour, _ = _LOOKS.get(decided_by, _FURTHER_LOOK)
+    axes.plot(
+        risk.coverage, risk.right, color=colour, linewidth=2, label=f"{label(decided_by)}, surest first"
+    )
+    axes.set(xlim=(0, 1.03), xlabel="share of questions answered", ylabel="share right of these")
+    low = min(risk.right)
+    axes.set_ylim(max(0.0, low - 0.15 * (1 - low) - 0.01), 1.005)
+    _percent_axis(axes.xaxis)
+    _percent_axis(axes.yaxis)
+    axes.grid()
+    _legend(axes)
 
 
 def rounds_plot(rounds: Sequence[int], accuracy: Mapping[str, Sequence[Estimate]]) -> str:
@@ -110,15 +186,24 @@ def rounds_plot(rounds: Sequence[int], accuracy: Mapping[str, Sequence[Estimate]
 def _lines(
     axes: Any, at: Sequence[int], curves: Mapping[str, Sequence[Estimate]], xlabel: str, *, doubling: bool
 ) -> None:
+    _curves(axes, at, curves)
+    if doubling:
+        axes.set_xscale("log", base=2)
+    axes.set_xticks(list(at), [str(number) for number in at])
+    axes.minorticks_off()
+    _finished(axes, xlabel)
+
+
+def _curves(axes: Any, at: Sequence[float], curves: Mapping[str, Sequence[Estimate]]) -> None:
+    """A line and a band of its interval each method."""
     for method, curve in curves.items():
         colour, marker = _LOOKS.get(method, _FURTHER_LOOK)
         low, values, high = zip(*[(e.low, e.value, e.high) for e in curve], strict=True)
         axes.fill_between(at, low, high, color=colour, alpha=0.14, linewidth=0)
         axes.plot(at, values, color=colour, marker=marker, markersize=5, linewidth=2, label=label(method))
-    if doubling:
-        axes.set_xscale("log", base=2)
-    axes.set_xticks(list(at), [str(number) for number in at])
-    axes.minorticks_off()
+
+
+def _finished(axes: Any, xlabel: str) -> None:
     axes.set_xlabel(xlabel)
     axes.margins(x=0.04)
     _percent_axis(axes.yaxis)
@@ -167,6 +252,7 @@ def _scores(axes: Any, scores: Scores) -> None:
         axes.stairs(shares, scores.edges, color=colour, fill=True, alpha=0.22)
         axes.stairs(shares, scores.edges, color=colour, linewidth=1.8, linestyle=line, label=name)
     axes.set(xlabel="score (higher is better)", ylabel="share of its kind")
+    axes.locator_params(axis="x", nbins=6)
     _percent_axis(axes.yaxis)
     axes.grid(axis="y")
     _legend(axes)

@@ -1,4 +1,6 @@
-"""The report on disk: report.json, report.md and a self-contained report.html, each whole or not at all.
+"""The report on disk: report.json, report.md, a self-contained report.html, and the outcomes beside them.
+
+Each is written whole or not at all.
 
 What is measured comes from `compare`; the page's markup stands in `page`, its sentences in `words`.
 """
@@ -14,16 +16,23 @@ from pathlib import Path
 from typing import Any
 
 from trimtab.evaluate.comparison import Comparison, SideBySide
-from trimtab.evaluate.intervals import Estimate
+from trimtab.evaluate.intervals import Estimate, wilson_interval
+from trimtab.evaluate.results import RESULTS_NAME, results_text
 from trimtab.evaluate.words import (
     ACCURACY_HEADER,
+    COST_HEADER,
     DIFFERENCE_HEADER,
+    SEED_HEADER,
     accuracy_rows,
+    category_header,
+    category_rows,
+    cost_rows,
     counts_sentence,
     difference_rows,
     estimate_words,
     headline,
     label,
+    seed_rows,
     shown_label,
     usage_sentence,
     verdicts,
@@ -57,10 +66,30 @@ class ReportData:
     transfers: tuple[Transfer, ...] = ()
     about: Mapping[str, str] = field(default_factory=dict)  # settings and provenance, as name and value
     next_steps: str = ""  # what to type next, as plain lines
+    training_usd: float | None = None  # what the adapter's training was paid; None where it is not known
+
+
+def rounds_of(metrics: Mapping[str, Any]) -> tuple[RoundPoint, ...]:
+    """The rounds that an adapter's metrics tell of, with Wilson's intervals; none for a single one."""
+    asked, rounds = metrics.get("dev_questions"), metrics.get("rounds")
+    if not isinstance(asked, int) or asked < 1 or not isinstance(rounds, list) or len(rounds) < 2:
+        return ()
+    shown = {"majority": "majority", "best_of_n": "best_of_n", "chosen": "weighted_vote"}
+    return tuple(
+        RoundPoint(
+            each["round"],
+            {method: _of_share(each[name], asked) for name, method in shown.items() if name in each},
+        )
+        for each in rounds
+    )
+
+
+def _of_share(share: float, asked: int) -> Estimate:
+    return Estimate(share, *wilson_interval(round(share * asked), asked))
 
 
 def write_report(folder: Path, data: ReportData) -> Path:
-    """Writes the three files into `folder` (made if missing); returns the path of the page.
+    """Writes the four files into `folder` (made if missing); returns the path of the page.
 
     Each file replaces an older one in one move, so that a reader never sees half of one.
     """
@@ -71,6 +100,7 @@ def write_report(folder: Path, data: ReportData) -> Path:
         "report.json": json.dumps(report_json(data), indent=2, ensure_ascii=False) + "\n",
         "report.md": report_markdown(data),
         "report.html": page(data),
+        RESULTS_NAME: results_text(data.comparison),
     }
     for name, text in written.items():
         _write_whole(folder / name, text)
@@ -102,6 +132,7 @@ def report_json(data: ReportData) -> dict[str, Any]:
         ],
         "transfers": [{"black_box": t.black_box, **t.comparison.to_json()} for t in data.transfers],
         "about": dict(data.about),
+        "training_usd": data.training_usd,
     }
 
 
@@ -118,6 +149,9 @@ def report_markdown(data: ReportData) -> str:
         table(ACCURACY_HEADER, accuracy_rows(comparison)),
         table(DIFFERENCE_HEADER, difference_rows(comparison)),
         f"{counts_sentence(comparison)} {usage_sentence(comparison)}",
+        *_titled("Accuracy and cost", COST_HEADER, cost_rows(comparison, data.training_usd)),
+        *_titled("By category", category_header(comparison), category_rows(comparison)),
+        *_titled("By seed", SEED_HEADER, seed_rows(comparison)),
         *_rounds_section(data),
         *_transfer_sections(data),
         *_examples_section("Mended: the vote was wrong, the adapter right", comparison.mended),
@@ -126,6 +160,10 @@ def report_markdown(data: ReportData) -> str:
         table(("", ""), [("black box", data.black_box), *data.about.items()]),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _titled(title: str, header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
+    return [f"## {title}", table(header, rows)] if rows else []
 
 
 def table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:

@@ -15,18 +15,20 @@ from trimtab.evaluate.comparison import (
     IMPORTANCE_VOTE,
     MAJORITY,
     METHODS,
+    OF,
     SINGLE,
+    STOPPED,
     WEIGHTED_VOTE,
     Comparison,
 )
 from trimtab.evaluate.intervals import Difference, Estimate
 
 _SIGNS = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt}
-_TARGET = re.compile(r"\s*([a-z_]+(?:\.low|\.high)?)\s*(>=|<=|>|<)\s*(-?\d+(?:\.\d+)?)\s*(%?)\s*")
+_TARGET = re.compile(r"\s*([a-z_][\w.@-]*)\s*(>=|<=|>|<)\s*(-?\d+(?:\.\d+)?)\s*(%?)\s*")
 _COUNTS = ("asked", "answered", "unreadable", "failed", "abstained")
 _DIFFERENCES = tuple(
     f"{ours}_minus_{theirs}"
-    for ours in (BEAM_SEARCH, BEST_OF_N, IMPORTANCE_VOTE, MAJORITY, WEIGHTED_VOTE)
+    for ours in (BEAM_SEARCH, BEST_OF_N, IMPORTANCE_VOTE, MAJORITY, STOPPED, WEIGHTED_VOTE)
     for theirs in (SINGLE, MAJORITY)
     if ours != theirs
 )
@@ -34,10 +36,12 @@ MEASURES = (
     *METHODS,
     IMPORTANCE_VOTE,
     BEAM_SEARCH,
+    STOPPED,
     *_DIFFERENCES,
     "answered_right",
     "ece",
     "brier",
+    "risk_area",
     "samples_per_question",
     *_COUNTS,
 )
@@ -72,8 +76,8 @@ def _target(part: str, measures: Collection[str]) -> Target:
             f"between several, e.g. 'weighted_vote>=0.8, weighted_vote_minus_majority.low>0'"
         )
     measure, sign, number, percent = read.groups()
-    name = measure.partition(".")[0]
-    if name not in measures:
+    name = measure.removesuffix(".low").removesuffix(".high")
+    if OF not in name and name not in measures:  # what it is compared against is known when it was compared
         close = difflib.get_close_matches(name, measures, n=1)
         hint = f"did you mean '{close[0]}'?" if close else f"there are: {', '.join(sorted(measures))}"
         raise ConfigError(f"require: no measure '{name}'; {hint}")
@@ -108,6 +112,8 @@ def _reached(comparison: Comparison) -> dict[str, float]:
         found.update(_with_ends({"answered_right": comparison.answered_right}))
     if comparison.calibration is not None:
         found.update(ece=comparison.calibration.ece, brier=comparison.calibration.brier)
+    if comparison.risk is not None:
+        found["risk_area"] = comparison.risk.area
     return found
 
 

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from statistics import fmean, stdev
+
 from trimtab.evaluate.comparison import (
+    AI_JUDGE,
     BEAM_SEARCH,
     BEST_OF_N,
     IMPORTANCE_VOTE,
     MAJORITY,
+    OF,
     ORACLE,
     SINGLE,
     STOPPED,
     WEIGHTED_VOTE,
+    Category,
     Comparison,
+    Cost,
     Stopping,
 )
 from trimtab.evaluate.intervals import Difference, Estimate
@@ -24,16 +31,22 @@ _LABELS = {
     IMPORTANCE_VOTE: "importance vote",
     BEAM_SEARCH: "beam search",
     STOPPED: "stopped when sure",
+    AI_JUDGE: "best of n by AI judge",
     ORACLE: "any draw right",
 }
 
+CATEGORIES_SHOWN = 20
+SEED_HEADER = ("method", "mean", "spread", "each seed")
 ACCURACY_HEADER = ("method", "right", "95 % interval")
+COST_HEADER = ("method", "draws a question", "training $", "$ per 1,000 questions", "right")
 DIFFERENCE_HEADER = ("difference", "points", "95 % interval", "p")
 
 
 def label(method: str) -> str:
     """What a method is called where people read it."""
-    return _LABELS.get(method, method.replace("_", " "))
+    kind, _, whose = method.partition(OF)
+    words = _LABELS.get(kind, kind.replace("_", " "))
+    return f"{words}, {whose}" if whose else words
 
 
 def shown_label(method: str) -> str:
@@ -43,7 +56,79 @@ def shown_label(method: str) -> str:
 
 def is_learned(method: str) -> bool:
     """True for a method that uses the adapter's scores."""
-    return method not in (SINGLE, MAJORITY, ORACLE)
+    return method.partition(OF)[0] not in (SINGLE, MAJORITY, ORACLE, AI_JUDGE)
+
+
+def cost_rows(comparison: Comparison, training_usd: float | None) -> list[tuple[str, ...]]:
+    """One row a method under `COST_HEADER`, as the paper's cost table has them."""
+    return [
+        (
+            label(name),
+            *_cost_cells(cost, _training(comparison, name, training_usd)),
+            percent(reached.value, 1),
+        )
+        for name, reached in comparison.accuracy.items()
+        if (cost := comparison.costs.get(name)) is not None
+    ]
+
+
+def _training(comparison: Comparison, method: str, usd: float | None) -> float | None:
+    """What training the method was paid: nothing without an adapter; what others cost is not known here."""
+    if OF in method:
+        return None
+    decider = comparison.decided_by if method == STOPPED else method
+    return usd if is_learned(decider) else 0.0
+
+
+def _cost_cells(cost: Cost, training_usd: float | None) -> tuple[str, str, str]:
+    return (f"{cost.draws:.3g}" if cost.draws else "—", usd(training_usd), usd(cost.usd_per_thousand))
+
+
+def usd(dollars: float | None) -> str:
+    """An amount to the cent, or to two digits below ten cents; a dash where it is not known."""
+    if dollars is None:
+        return "—"
+    return f"{dollars:.2f}" if dollars >= 0.1 or dollars == 0 else f"{dollars:.2g}"
+
+
+def category_header(comparison: Comparison) -> tuple[str, ...]:
+    """The columns of `category_rows`."""
+    return ("category", "questions", *map(label, _of_categories(comparison)))
+
+
+def category_rows(comparison: Comparison) -> list[tuple[str, ...]]:
+    """One row a category: its questions and how the main methods do on them."""
+    return [
+        (
+            name,
+            str(each.asked),
+            *(estimate_words(each.accuracy[method]) for method in _of_categories(comparison)),
+        )
+        for name, each in _shown_categories(comparison.categories)
+    ]
+
+
+def _of_categories(comparison: Comparison) -> list[str]:
+    return list(dict.fromkeys((SINGLE, MAJORITY, comparison.decided_by)))
+
+
+def _shown_categories(categories: Mapping[str, Category]) -> list[tuple[str, Category]]:
+    return list(categories.items())[:CATEGORIES_SHOWN]
+
+
+def seed_rows(comparison: Comparison) -> list[tuple[str, ...]]:
+    """One row a method: its mean over seeds, its spread, and each seed's own figure."""
+    if comparison.seeds is None:
+        return []
+    return [
+        (
+            label(name),
+            percent(fmean(each), 1),
+            f"± {100 * stdev(each):.1f}",
+            " ".join(percent(v, 1) for v in each),
+        )
+        for name, each in comparison.seeds.accuracy.items()
+    ]
 
 
 def accuracy_rows(comparison: Comparison) -> list[tuple[str, str, str]]:
@@ -75,8 +160,9 @@ def headline(comparison: Comparison) -> str:
     others = [f"a single draw {percent(reached[SINGLE].value)}"]
     if method != MAJORITY:
         others.append(f"a majority vote of the same draws {percent(reached[MAJORITY].value)}")
-    asked = comparison.counts.asked
+    asked = comparison.questions
     questions = "question" if asked == 1 else "questions"
+    questions += f" under {len(comparison.seeds.seeds)} seeds" if comparison.seeds else ""
     right = percent(reached[method].value)
     return f"{subject} answers {right} of {asked:,} {questions} right; {', '.join(others)}."
 
@@ -90,13 +176,28 @@ def verdicts(comparison: Comparison) -> list[str]:
 
 
 def _verdict(difference: Difference, base: str) -> str:
+    if difference.questions and not difference.won + difference.lost:
+        return f"Against {base}: the same on every question."
     more = "more" if difference.value >= 0 else "fewer"
     clear = difference.low > 0 or difference.high < 0
-    ending = "clear of chance" if clear else "not clear of chance on this many questions"
+    ending = (
+        "clear of chance" if clear else f"not clear of chance on this many questions{power_words(difference)}"
+    )
     return (
         f"Against {base}: {abs(100 * difference.value):.1f} points {more} "
         f"(95 % interval {points(difference.low)} to {points(difference.high)}), {ending}."
     )
+
+
+def power_words(difference: Difference) -> str:
+    """How many questions more would tell a difference of this size from chance, four times in five."""
+    more = (difference.needed or 0) - difference.questions
+    return f"; a difference of this size needs about {_rounded(more):,} more" if more > 0 else ""
+
+
+def _rounded(number: int) -> int:
+    """To two digits, as it is a guide and no promise."""
+    return int(float(f"{number:.2g}"))
 
 
 def counts_sentence(comparison: Comparison) -> str:

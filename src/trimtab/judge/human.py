@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 
-from trimtab.data import Feedback, FeedbackKind
+from trimtab.data import Feedback
+from trimtab.feedback import votes
 from trimtab.types import Candidate, Judgement, Question
 
 
@@ -15,7 +16,8 @@ class Human:
     Paper: SEL's second source, of which the paper gives no experiment.
 
     Each verdict is a vote on its text. A preference is a vote for the preferred text and one against the
-    rejected; a correction is a vote for itself. The majority holds; a tie, like silence, leaves a text out.
+    rejected; a correction is a vote for itself; ratings and rankings are votes in part (`feedback.votes`).
+    The majority holds; a tie, like silence, leaves a text out.
     A text that people call right is a positive even if it was not drawn. Texts are compared without the
     white space around them.
 
@@ -44,21 +46,10 @@ class Human:
         )
 
 
-def _balance(said: Sequence[Feedback]) -> Counter[str]:
+def _balance(said: Sequence[Feedback]) -> dict[str, float]:
     """Votes for each text minus votes against it, in the order in which the texts came up."""
-    balance: Counter[str] = Counter()
+    balance: dict[str, float] = defaultdict(float)
     for feedback in said:
-        for text, vote in _votes(feedback):
+        for text, vote in votes(feedback):
             balance[text.strip()] += vote
     return balance
-
-
-def _votes(said: Feedback) -> Iterator[tuple[str, int]]:
-    match said.kind:
-        case FeedbackKind.VERDICT:
-            yield said.text, 1 if said.value == "right" else -1
-        case FeedbackKind.PREFERENCE:
-            yield said.text, 1
-            yield said.value, -1
-        case FeedbackKind.CORRECTION:
-            yield said.text, 1

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from itertools import product
-from string import ascii_uppercase
 
 OPENING = r"[\s\"'`*_(\[{<]*(?:(?:answers?|candidates?|options?|responses?|letters?)\b[\s\"'`*_(\[:]*)?"
 BETWEEN = r"[\s\"'`*_)\]}]*(?:,|&|;|>|\band\b)\s*(?:and\b)?[\s\"'`*_(\[{]*"
@@ -16,13 +14,6 @@ MARKER = re.compile(
     r"\bbest\b[\"'`*_]*(?:\s+(?:answers?|candidates?|options?|responses?|ones?))?\s*(?:[:=]|\bis\b|\bare\b)",
     re.IGNORECASE,
 )
-
-
-def labels(count: int) -> tuple[str, ...]:
-    """The first `count` labels: A to Z, then AA, AB and so on."""
-    single = tuple(ascii_uppercase)
-    double = tuple(first + second for first, second in product(single, repeat=2))
-    return (single + double)[:count]
 
 
 def chosen_labels(reply: str, known: Sequence[str], count: int) -> tuple[str, ...]:

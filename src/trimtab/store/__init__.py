@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from trimtab.store.batches import Batch
+from trimtab.store.feedback import Heard
 from trimtab.store.history import PaidCall, Past
 from trimtab.store.inferences import Inference, Order
 from trimtab.store.keys import ApiKey, Scope, key_digest
@@ -11,14 +12,17 @@ from trimtab.store.rounds import RoundRecord
 from trimtab.store.runs import FINISHED, RUNNING, Run
 from trimtab.store.samples import CacheLine, KeptDraw, Pruned
 from trimtab.store.store import Store
+from trimtab.store.versions import AdapterVersion, VersionStatus
 
 __all__ = [
     "FINISHED",
     "RUNNING",
+    "AdapterVersion",
     "ApiKey",
     "Batch",
     "CacheLine",
     "Cost",
+    "Heard",
     "Inference",
     "KeptDraw",
     "Order",
@@ -30,5 +34,6 @@ __all__ = [
     "Run",
     "Scope",
     "Store",
+    "VersionStatus",
     "key_digest",
 ]

@@ -1,16 +1,27 @@
-"""What people said about answers: verdicts, preferences and corrections, each kept once."""
+"""What people said about answers, each thing kept once. What follows from it is decided elsewhere."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, select
+from sqlalchemy import Connection, Row, func, select
 
 from trimtab.data import Feedback, FeedbackKind, question_hash
 from trimtab.errors import InputError
 from trimtab.store import tables
 from trimtab.store.transactions import Transactions, insertion, now
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """One thing that was said, and when."""
+
+    number: int  # in the order of arrival
+    at: float  # seconds since the epoch
+    said: Feedback
 
 
 class FeedbackGiven(Transactions):
@@ -30,7 +41,22 @@ class FeedbackGiven(Transactions):
         table = tables.feedback
         wanted = select(table).where(table.c.question_hash == question_hash(question_text))
         with self._read() as connection:
-            return tuple(_as_feedback(row) for row in connection.execute(wanted.order_by(table.c.number)))
+            return tuple(as_feedback(row) for row in connection.execute(wanted.order_by(table.c.number)))
+
+    def heard(self) -> tuple[Heard, ...]:
+        """Everything that was said, in the order it came."""
+        with self._read() as connection:
+            rows = connection.execute(select(tables.feedback).order_by(tables.feedback.c.number))
+            return tuple(Heard(row.number, _seconds(row.created_at), as_feedback(row)) for row in rows)
+
+    def count_feedback(self, source: str, *, since: float) -> int:
+        """How many things a source has said since then, in seconds since the epoch."""
+        table = tables.feedback
+        recent = table.c.created_at >= datetime.fromtimestamp(since, UTC)
+        wanted = select(func.count()).select_from(table).where(recent, table.c.source == source)
+        with self._read() as connection:
+            found: int = connection.execute(wanted).scalar_one()
+        return found
 
 
 def _added(connection: Connection, said: Feedback) -> bool:
@@ -39,7 +65,7 @@ def _added(connection: Connection, said: Feedback) -> bool:
     counted = addition.values(_feedback_row(said)).execution_options(preserve_rowcount=True)
     if connection.execute(counted).rowcount > 0:
         return True
-    there = _as_feedback(connection.execute(select(table).where(table.c.id == said.key)).one())
+    there = as_feedback(connection.execute(select(table).where(table.c.id == said.key)).one())
     if (there.text, there.value) != (said.text, said.value):
         raise InputError(
             f"feedback {said.id!r} of {said.source!r} is there already with other words; "
@@ -59,8 +85,16 @@ def _feedback_row(said: Feedback) -> dict[str, Any]:
         "value": said.value,
         "source": said.source,
         "created_at": now(),
+        "inference_id": said.inference_id,
     }
 
 
-def _as_feedback(row: Row[Any]) -> Feedback:
-    return Feedback(row.question, FeedbackKind(row.kind), row.text, row.value, row.source, row.given_id)
+def as_feedback(row: Row[Any]) -> Feedback:
+    """What a row of the table says."""
+    kind = FeedbackKind(row.kind)
+    return Feedback(row.question, kind, row.text, row.value, row.source, row.given_id, row.inference_id)
+
+
+def _seconds(at: datetime) -> float:
+    """Seconds since the epoch; SQLite gives times back without their zone, which is UTC."""
+    return (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()

@@ -15,12 +15,16 @@ from trimtab.store.history import History
 from trimtab.store.inferences import Inferences
 from trimtab.store.keys import Keys
 from trimtab.store.ledger import Ledger
+from trimtab.store.reviewing import Reviewing
 from trimtab.store.rounds import Rounds
 from trimtab.store.runs import Runs
 from trimtab.store.samples import Samples
+from trimtab.store.versions import Versions
 
 
-class Store(Runs, Samples, Ledger, History, Batches, Rounds, FeedbackGiven, Inferences, Keys):
+class Store(
+    Runs, Samples, Ledger, History, Batches, Rounds, FeedbackGiven, Inferences, Keys, Versions, Reviewing
+):
     """A database of ours; `Store.open` makes one."""
 
     @classmethod

@@ -178,7 +178,9 @@ feedback = Table(
     Column("value", Json, nullable=False),
     Column("source", Json, nullable=False),
     Column("created_at", DateTime(timezone=True), nullable=False),
+    Column("inference_id", String(64), nullable=True, index=True),  # the served answer it is about
     UniqueConstraint("id", name="uq_feedback_id"),
+    Index("ix_feedback_created_at", "created_at"),
 )
 
 inferences = Table(
@@ -222,4 +224,26 @@ api_keys = Table(
     Column("revoked_at", Float(53), nullable=True),
     Column("spent_usd", Float(53), nullable=False),
     UniqueConstraint("digest", name="uq_api_keys_digest"),
+)
+
+adapter_versions = Table(
+    "adapter_versions",
+    metadata,
+    Column("name", Line, primary_key=True),
+    Column("version", Integer, primary_key=True, autoincrement=False),
+    Column("folder", Text, nullable=False),
+    Column("parent", Integer, nullable=True),  # the version it was trained on from
+    Column("status", String(20), nullable=False),
+    Column("share", Float(53), nullable=False),  # of requests; see `store.versions`
+    Column("metrics", Json, nullable=False),
+    Column("reason", Line, nullable=False),
+    Column("created_at", Float(53), nullable=False),  # seconds since the epoch
+    Column("decided_at", Float(53), nullable=True),
+)
+Index(
+    "uq_adapter_versions_serving",  # one version of an adapter serves, whoever promotes at the same time
+    adapter_versions.c.name,
+    unique=True,
+    sqlite_where=adapter_versions.c.status == "serving",
+    postgresql_where=adapter_versions.c.status == "serving",
 )

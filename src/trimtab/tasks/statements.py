@@ -51,10 +51,12 @@ def cleaned(text: str) -> str:
 
 def statements(text: str) -> Iterator[str]:
     """What stands after each cue, the last cue first, at most TAIL characters each."""
-    closing = _closing_braces(text)
     found = [(match.end(), _after(text, match.end())) for match in _cues(text)]
-    found += [(match.end(), _after(text, match.end())) for match in HASHES.finditer(text)]
-    found += [(match.end(), _inside(text, match.end(), closing)) for match in BOXED.finditer(text)]
+    if "####" in text:
+        found += [(match.end(), _after(text, match.end())) for match in HASHES.finditer(text)]
+    if "{" in text:
+        closing = _closing_braces(text)
+        found += [(match.end(), _inside(text, match.end(), closing)) for match in BOXED.finditer(text)]
     return (tail for _, tail in sorted(found, reverse=True)[:READ])
 
 

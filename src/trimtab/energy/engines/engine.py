@@ -7,7 +7,7 @@ from typing import Protocol
 
 from trimtab.energy.encoding import Pair, PairEncoder
 from trimtab.energy.engines.names import EngineName
-from trimtab.energy.lengths import in_batches
+from trimtab.energy.lengths import of_one_length
 from trimtab.energy.scoring import BatchScorer
 
 
@@ -25,7 +25,10 @@ class ScoringEngine(Protocol):
         ...
 
     def scores(self, batch: Sequence[Pair]) -> list[float]:
-        """One score an encoded pair, in order, in one pass; higher is better."""
+        """One score an encoded pair, in order, in one pass; higher is better.
+
+        On a CPU, the same to the last bit whoever shares the batch, where all are of one length (`lengths`).
+        """
         ...
 
 
@@ -61,9 +64,9 @@ class EngineScorer:
 
 
 def scores_by_length(scorer: BatchScorer, encoded: Sequence[Pair]) -> list[float]:
-    """The scores of encoded pairs, in order, worked out in batches of like length."""
+    """The scores of encoded pairs, in order, worked out in batches of one length."""
     scores = [0.0] * len(encoded)
-    for indices in in_batches([len(pair) for pair in encoded], scorer.tokens):
+    for indices in of_one_length([len(pair) for pair in encoded], scorer.tokens):
         for index, score in zip(indices, scorer.scores([encoded[i] for i in indices]), strict=True):
             scores[index] = score
     return scores

@@ -19,6 +19,7 @@ import torch
 from trimtab.energy.encoding import Pair, PairEncoder
 from trimtab.energy.engines.graph import example_inputs, exportable
 from trimtab.energy.engines.names import NEEDS, EngineName
+from trimtab.energy.lengths import STEP
 from trimtab.energy.model import EnergyModel
 
 TOKENS = 1024  # int8 is a quarter slower at 4,096 for MiniLM on one core
@@ -27,13 +28,12 @@ TOKENS = 1024  # int8 is a quarter slower at 4,096 for MiniLM on one core
 class OnnxEngine:
     """A session on the CPU."""
 
-    tokens = TOKENS
-
     def __init__(
         self, name: EngineName, model: bytes | Path, encoder: PairEncoder, *, threads: int = 1
     ) -> None:
         self.name = name
         self.encoder = encoder
+        self.tokens = 1 if name == "onnx_int8" else TOKENS  # int8 takes its ranges from the whole batch
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
@@ -43,7 +43,7 @@ class OnnxEngine:
 
     def scores(self, batch: Sequence[Pair]) -> list[float]:
         """One score an encoded pair, in order, in one pass; higher is better."""
-        values: list[float] = self._session.run(None, self.encoder.padded(batch))[0].tolist()
+        values: list[float] = self._session.run(None, self.encoder.padded(batch, step=STEP))[0].tolist()
         return values
 
 

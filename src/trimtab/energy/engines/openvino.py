@@ -15,6 +15,7 @@ from typing import Any
 from trimtab.energy.encoding import Pair, PairEncoder
 from trimtab.energy.engines.graph import example_inputs, exportable
 from trimtab.energy.engines.names import NEEDS, EngineName
+from trimtab.energy.lengths import STEP
 from trimtab.energy.model import EnergyModel
 
 
@@ -47,7 +48,7 @@ class OpenVINOEngine:
 
     def scores(self, batch: Sequence[Pair]) -> list[float]:
         """One score an encoded pair, in order, in one pass; higher is better."""
-        values: list[float] = self._request.infer(self.encoder.padded(batch))[0].tolist()
+        values: list[float] = self._request.infer(self.encoder.padded(batch, step=STEP))[0].tolist()
         return values
 
 

@@ -10,7 +10,8 @@ import torch
 
 from trimtab.energy.encoding import Pair, PairEncoder
 from trimtab.energy.engines.names import EngineName
-from trimtab.energy.model import EnergyModel, evaluating, scoring_tokens
+from trimtab.energy.lengths import STEP
+from trimtab.energy.model import EnergyModel, scoring_alike, scoring_tokens
 
 
 class TorchEngine:
@@ -28,10 +29,10 @@ class TorchEngine:
 
     def scores(self, batch: Sequence[Pair]) -> list[float]:
         """One score an encoded pair, in order, in one pass; higher is better."""
-        inputs = self.encoder.collate(batch, self.network.device)
-        with evaluating(self.network), torch.inference_mode():
+        inputs = self.encoder.collate(batch, self.network.device, step=STEP)
+        with scoring_alike(self.network):
             values: list[float] = self.network(**inputs).logits[:, 0].float().tolist()
-        return values
+        return values[: len(batch)]
 
 
 def torch_engine(name: EngineName, energy: EnergyModel) -> TorchEngine:

@@ -1,0 +1,73 @@
+"""What each method costs: draws a question, and dollars a thousand questions where prices are known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from trimtab.evaluate.comparison import ORACLE, SINGLE, STOPPED, Comparison, Cost
+from trimtab.types import Pool, Usage
+
+CHARACTERS_A_TOKEN = 4  # of English text: for answers that were recorded without their usage
+
+Price = Callable[[Usage], float | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """What a method that draws or asks for itself took, over all questions."""
+
+    draws: int
+    usd: float | None  # None where it is not known
+    with_draws: bool = False  # on top of the draws that all methods share (a judge of them)
+
+
+def with_costs(
+    comparison: Comparison, pools: Sequence[Pool], price: Price, further: Mapping[str, Spent] | None = None
+) -> Comparison:
+    """The comparison with what each of its methods costs.
+
+    The draws of a question are taken to cost alike; a single one so many times less than all, which is low
+    where the endpoint gives several for one reading of the prompt. Where the draws were recorded without
+    their usage it is estimated from their length, a token every four characters.
+
+    Args:
+        comparison: of these pools.
+        pools: with the usage of their draws.
+        price: dollars of some usage; None where prices are not known.
+        further: the methods that drew for themselves, or asked somebody about the draws.
+    """
+    drawn = sum(len(pool.candidates) for pool in pools)
+    usage = sum((pool.usage for pool in pools), start=Usage())
+    usd = usage.usd if usage.calls else price(estimated_usage(pools))
+    every = _cost(drawn, usd, len(pools))
+    costs = {name: every for name in comparison.accuracy if name != ORACLE}
+    costs[SINGLE] = _times(every, 1 / every.draws if every.draws else 1.0)
+    if comparison.stopping is not None:
+        costs[STOPPED] = _times(every, comparison.stopping.samples_ratio)
+    for name, spent in (further or {}).items():
+        own = _cost(spent.draws, spent.usd, len(pools))
+        costs[name] = _sum(every, own) if spent.with_draws else own
+    return replace(comparison, costs=costs)
+
+
+def estimated_usage(pools: Sequence[Pool]) -> Usage:
+    """Of drawing these pools in one request a question."""
+    asked = sum(len(pool.question.with_choices) for pool in pools)
+    said = sum(len(candidate.text) for pool in pools for candidate in pool.candidates)
+    return Usage(asked // CHARACTERS_A_TOKEN, said // CHARACTERS_A_TOKEN, len(pools))
+
+
+def _cost(draws: int, usd: float | None, questions: int) -> Cost:
+    return Cost(draws / questions, None if usd is None else 1000 * usd / questions)
+
+
+def _times(cost: Cost, share: float) -> Cost:
+    usd = cost.usd_per_thousand
+    return Cost(cost.draws * share, None if usd is None else usd * share)
+
+
+def _sum(one: Cost, other: Cost) -> Cost:
+    usd = (one.usd_per_thousand, other.usd_per_thousand)
+    total = None if usd[0] is None or usd[1] is None else usd[0] + usd[1]
+    return Cost(one.draws + other.draws, total)
