@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 BOX := src/trimtab/llm/embedded
 
-.PHONY: demo test unit slow system check bench docs blackbox clean
+.PHONY: demo test unit slow system check bench bench-serve docs blackbox clean
 
 demo: $(READY)
 	$(BIN)/trimtab demo
@@ -34,6 +34,10 @@ check: $(READY)
 bench: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/bench.py
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/bench_client.py
+
+# The server's own: what it adds to each call, the highest rate, memory over 100,000 requests (about half an hour).
+bench-serve: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/bench_serve.py
 
 # Rebuilds docs/cli.md from the commands themselves.
 docs: $(READY)
