@@ -33,7 +33,6 @@ check: $(READY)
 
 bench: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/bench.py
-	OMP_NUM_THREADS=1 $(BIN)/python scripts/bench_client.py
 
 # The server's own: what it adds to each call, the highest rate, memory over 100,000 requests (about half an hour).
 bench-serve: $(READY)

@@ -47,7 +47,8 @@ FIT = FitSettings(lr=3e-4, epochs=1, max_positives=2, max_negatives=3, batch_gro
 TASK = tasks.by_name("house")
 
 
-GUARDS, BARE = GuardSettings(), GuardSettings(source_share=1.0)
+# Without guards every source has its prior, whatever it says, and every balance decides.
+GUARDS, BARE = GuardSettings(), GuardSettings(1.0, prior_right=4e9, prior_wrong=1e9, decided=0.0)
 
 
 @dataclass(frozen=True)
@@ -209,7 +210,7 @@ def cells(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def table(path: Path) -> None:
-    """Prints the Markdown table of the finished cells; differences in points, with the mean of the intervals."""
+    """Prints the Markdown table of the finished cells; differences in points, with their mean intervals."""
     found = list(cells(path))
     clean = {each["seed"]: each["outcomes"] for each in found if each["condition"] == "clean"}
     print("| feedback | seeds | lessons | left out | serving | new | new − serving | new − clean feedback |")

@@ -1,6 +1,6 @@
 """AI, combined and human feedback on the embedded black box: accuracy against the judge's error rate.
 
-    python scripts/lab_judges.py [--learn 120] [--test 150] [--rates 0 0.1 0.2 0.3] [--work FOLDER]
+    python scripts/lab_judges.py [--learn 120] [--test 150] [--rates 0 0.1 …] [--seeds 0 1] [--work FOLDER]
 
 The answers are drawn once; every cell learns from the same ones, by the words of another judge. The AI judge
 is asked, and its reply read, as a real one; behind it is a script that knows the house's answer and names a
@@ -11,6 +11,7 @@ it is imported as any feedback is. Only the judge may see references: calibratio
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import random
 import re
@@ -59,13 +60,13 @@ def is_right(question: Question, text: str) -> bool:
     return TASK.verdict(question, text) is Verdict.RIGHT
 
 
-def ai_judge(questions: Mapping[str, Question], rate: float) -> AIJudge:
+def ai_judge(questions: Mapping[str, Question], rate: float, seed: int) -> AIJudge:
     """The judge as it ships, before a script that errs at the rate. It must choose, even among wrong ones."""
 
     def reply(prompt: Prompt, number: int) -> str:
         question = questions[prompt.question_id or ""]
         shown = {label: text for label, _, text in SHOWN.findall(prompt.messages[-1].content)}
-        rng = random.Random(f"{rate}:{question.id}:{number}")
+        rng = random.Random(f"{seed}:{rate}:{question.id}:{number}")
         wanted = rng.random() >= rate
         fitting = [label for label, text in shown.items() if is_right(question, text) is wanted]
         return f"BEST: {rng.choice(fitting or sorted(shown))}"
@@ -73,9 +74,9 @@ def ai_judge(questions: Mapping[str, Question], rate: float) -> AIJudge:
     return AIJudge(ScriptedLLM(reply, name="judge"), outcome_supervision=True)
 
 
-def human_judge(rows: Sequence[Recorded], rate: float, store: Store) -> Human:
+def human_judge(rows: Sequence[Recorded], rate: float, seed: int, store: Store) -> Human:
     """People's verdicts in a store, a share of them turned round."""
-    rng = random.Random(f"human:{rate}")
+    rng = random.Random(f"{seed}:human:{rate}")
     said = [
         Feedback(
             row.question.text,
@@ -90,7 +91,9 @@ def human_judge(rows: Sequence[Recorded], rate: float, store: Store) -> Human:
     return Human(store.feedback_for)
 
 
-def learnt(learn: Sequence[Recorded], held_out: Sequence[Recorded], judge: Judge, folder: Path) -> Path:
+def learnt(
+    learn: Sequence[Recorded], held_out: Sequence[Recorded], judge: Judge, seed: int, folder: Path
+) -> Path:
     """An adapter trained by the judge's words; returns its folder."""
     questions = [row.question for row in learn]
     if not isinstance(
@@ -103,13 +106,13 @@ def learnt(learn: Sequence[Recorded], held_out: Sequence[Recorded], judge: Judge
             questions=(),
             held_out=held_out,
             task=TASK,
-            energy=EnergyModel.pretrained("offline", max_length=MAX_LENGTH, bf16=True),
+            energy=EnergyModel.pretrained("offline", max_length=MAX_LENGTH, seed=seed, bf16=True),
             judge=judge,
             store=store,
             folder=folder,
             run_id="lab",
             recorded=learn,
-            settings=AdaptSettings(rounds=0, fit=FIT),
+            settings=AdaptSettings(rounds=0, fit=replace(FIT, seed=seed), seed=seed),
         )
         return best_round(list(adapt(job))).folder
 
@@ -123,25 +126,33 @@ def reached(folder: Path, pools: Sequence[Pool]) -> Comparison:
 
 
 def cell(
-    name: str, rate: float, rows: tuple[list[Recorded], list[Recorded]], tests: list[Pool], work: Path
+    name: str,
+    rate: float,
+    seed: int,
+    rows: tuple[list[Recorded], list[Recorded]],
+    tests: list[Pool],
+    work: Path,
 ) -> None:
     """Trains and prints one cell."""
     learn, held_out = rows
-    folder = work / f"{name}-{rate:g}"
+    folder = work / f"{name}-{rate:g}-{seed}"
     folder.mkdir(parents=True, exist_ok=True)
     judged = [*learn, *held_out]  # the held-out ones' contrasts say when to stop fitting
     known = {row.question.id: row.question for row in judged}
     with closing(Store.open(folder / "feedback.db", survives_power_cut=False)) as store:
         judges: dict[str, Judge] = {
             "truth": GroundTruth(TASK, use_rationale=False),
-            "ai": ai_judge(known, rate),
-            "combined": Combined(GroundTruth(TASK, use_rationale=False), ai_judge(known, rate)),
+            "ai": ai_judge(known, rate, seed),
+            "combined": Combined(GroundTruth(TASK, use_rationale=False), ai_judge(known, rate, seed)),
         }
-        judge = human_judge(judged, rate, store) if name == "human" else judges[name]
-        found = reached(learnt(learn, held_out, judge, folder), tests)
+        judge = human_judge(judged, rate, seed, store) if name == "human" else judges[name]
+        found = reached(learnt(learn, held_out, judge, seed, folder), tests)
     accuracy = {method: round(100 * each.value, 1) for method, each in found.accuracy.items()}
     gain = found.differences["best_of_n_minus_single"].to_json()
-    print(json.dumps({"judge": name, "error rate": rate, **accuracy, "best − single": gain}), flush=True)
+    print(
+        json.dumps({"judge": name, "error rate": rate, "seed": seed, **accuracy, "best − single": gain}),
+        flush=True,
+    )
 
 
 def main() -> None:
@@ -150,6 +161,7 @@ def main() -> None:
     parser.add_argument("--learn", type=int, default=120)
     parser.add_argument("--test", type=int, default=150)
     parser.add_argument("--rates", type=float, nargs="+", default=[0.0, 0.1, 0.2, 0.3])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--judges", nargs="+", default=["ai", "human", "combined", "truth"])
     parser.add_argument("--work", type=Path, default=Path(".trimtab/lab-judges"))
     given = parser.parse_args()
@@ -163,10 +175,9 @@ def main() -> None:
         rows[given.learn + HELD_OUT :],
     )
     tests = [as_pool(row) for row in test]
-    for rate in given.rates:
-        for name in given.judges:
-            if name != "truth" or rate == 0:
-                cell(name, rate, (learn, held_out), tests, given.work)
+    for seed, rate, name in itertools.product(given.seeds, given.rates, given.judges):
+        if name != "truth" or rate == 0:
+            cell(name, rate, seed, (learn, held_out), tests, given.work)
 
 
 def as_pool(row: Recorded) -> Pool:

@@ -1,4 +1,4 @@
-"""Laws of `trimtab evaluate` as a real process: seeds, other black boxes, other adapters, going on after a kill."""
+"""Laws of `trimtab evaluate` as a process: seeds, other black boxes and adapters, going on after a kill."""
 
 from __future__ import annotations
 

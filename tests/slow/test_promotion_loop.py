@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -28,7 +29,7 @@ from trimtab.cli import learning
 from trimtab.cli.settings import Settings, resolve
 from trimtab.data import Feedback, FeedbackKind, split
 from trimtab.energy import EnergyModel, FitSettings, Manifest, save_adapter, verify_adapter
-from trimtab.errors import RunError
+from trimtab.errors import ConfigError, RunError
 from trimtab.evaluate.trial import Contender, trial
 from trimtab.feedback import GuardSettings
 from trimtab.stopping import DecisionRule
@@ -183,6 +184,50 @@ def test_too_little_feedback_makes_no_version(tmp_path, adapter):
         assert len(store.versions("sums")) == 1
 
 
+def test_a_dry_run_says_what_there_is_to_learn_from_and_makes_nothing(tmp_path, adapter, capsys):
+    with Store.open(tmp_path / "store.db") as store:
+        told(store, range(30))
+    assert learning.run(settings(tmp_path, adapter, dry_run=True), True) == 0
+    assert json.loads(capsys.readouterr().out)["feedback"]["given"] == 30
+    with Store.open(tmp_path / "store.db") as store:
+        assert len(store.versions("sums")) == 1
+
+
+def test_a_version_in_use_is_not_written_over_and_another_heads_loss_is_refused(tmp_path, adapter):
+    with Store.open(tmp_path / "store.db") as store:
+        told(store, range(30))
+    with pytest.raises(ConfigError, match="is version 1 already"):
+        learning.run(settings(tmp_path, adapter, out=adapter), False)
+    with pytest.raises(ConfigError, match="its head is scalar"):
+        learning.run(settings(tmp_path, adapter, loss="mlm"), False)
+
+
+def test_feedback_on_another_adapters_answers_is_not_learnt_from(tmp_path, adapter, capsys):
+    with Store.open(tmp_path / "store.db") as store:
+        store.add_inferences([replace(inference(n), adapter="other") for n in range(30)])
+        store.add_feedback([correction(n, "ann") for n in range(30)])
+    learning.run(settings(tmp_path, adapter, dry_run=True), True)
+    assert json.loads(capsys.readouterr().out)["feedback"]["given"] == 0
+
+
+@pytest.mark.parametrize(("stated", "seconds"), [("90s", 90), ("30m", 1800), ("6h", 21600), ("1.5d", 129600)])
+def test_a_schedule_is_stated_in_seconds_minutes_hours_or_days(stated, seconds):
+    assert learning.seconds_of(stated) == seconds
+
+
+@pytest.mark.parametrize("stated", ["6", "h", "-1h", "0h", "1w", ""])
+def test_a_schedule_that_is_none_is_refused(stated):
+    with pytest.raises(ConfigError, match="--every"):
+        learning.seconds_of(stated)
+
+
+@pytest.mark.parametrize(
+    ("given", "name", "folder"), [("a/mine", "mine", "a/mine"), ("sums=a/mine", "sums", "a/mine")]
+)
+def test_an_adapter_is_named_as_for_the_server(given, name, folder):
+    assert learning.named_adapter(resolve(None, {"adapter": given}, {})) == (name, Path(folder))
+
+
 # --------------------------------------------------------------------------- bad feedback
 
 
@@ -245,10 +290,18 @@ def test_what_the_others_contradict_most_is_left_out_and_the_weights_stay(tiny_b
 # --------------------------------------------------------------------------- with a server
 
 
-def black_box(body: Body) -> Reply:
-    number = int(re.findall(r"What is (\d+) plus 1", body["messages"][-1]["content"])[-1])
-    ways = [wrong(number, 1), right(number, 1), wrong(number, 2), right(number, 2)]
-    return said(*ways[: body.get("n") or 1])(body)
+class BlackBox:
+    """Says wrong and right answers in turn, a question at a time, however many are asked for at once."""
+
+    def __init__(self) -> None:
+        self.drawn: Counter[int] = Counter()
+
+    def __call__(self, body: Body) -> Reply:
+        number = int(re.findall(r"What is (\d+) plus 1", body["messages"][-1]["content"])[-1])
+        count = body.get("n") or 1
+        first, self.drawn[number] = self.drawn[number], self.drawn[number] + count
+        ways = [wrong(number, 1), right(number, 1), wrong(number, 2), right(number, 2)]
+        return said(*(ways[at % 4] for at in range(first, first + count)))(body)
 
 
 @contextmanager
@@ -331,7 +384,7 @@ def trimtab(folder: Path, *arguments: object) -> None:
 def test_feedback_on_served_answers_makes_a_version_that_answers_further_questions_better(
     tmp_path, adapter, serve
 ):
-    with serving(tmp_path, serve(black_box), adapter) as url:
+    with serving(tmp_path, serve(BlackBox()), adapter) as url:
         before = accuracy(answers(url, FURTHER))
         for n, each in answers(url, SPOKEN_OF).items():
             is_right = each["answer"] == str(n + 1)

@@ -234,3 +234,15 @@ def test_rounds_are_shown_where_there_are_several() -> None:
     assert rounds_of({}) == ()
     points = rounds_of({"dev_questions": 10, "rounds": [one, {**one, "round": 1, "chosen": 0.8}]})
     assert [point.accuracy["weighted_vote"].value for point in points] == [0.7, 0.8]
+
+
+def test_a_budget_says_how_many_draws_there_really_were() -> None:
+    compared = compare(
+        [pool("a", [True, False, True, False]), pool("b", [True])], MAJORITY, budgets=(1, 2, 4)
+    )
+    assert compared.budget.used == (1.0, 1.5, 2.5)
+
+
+def test_methods_that_agree_everywhere_are_said_to_be_the_same() -> None:
+    pools = [pool(str(index), [True]) for index in range(3)]
+    assert verdicts(compare(pools, MAJORITY)) == ["Against a single draw: the same on every question."]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 
 import pytest
@@ -140,3 +141,35 @@ def test_everything_given_is_kept_or_counted_and_nothing_undecided_stands(rows, 
     assert all(each.balance for standings in found.standings.values() for each in standings)
     per_question = Counter(each.question for standings in found.standings.values() for each in standings)
     assert all(count <= 2 for count in per_question.values())
+
+
+def test_a_liar_whom_many_contradict_loses_its_say_and_they_keep_theirs():
+    honest = [says(f"user-{n % 6}", f"q{n}?", "a") for n in range(36)]
+    lies = [says("eve", f"q{n}?", "a", False) for n in range(12)]
+    found = weighed(*honest, *lies)
+    assert found.weights["eve"] == 0
+    assert min(weight for source, weight in found.weights.items() if source != "eve") > 1
+    assert all(standing(found, f"q{n}?") == {"a": True} for n in range(36))
+
+
+def test_sources_that_nobody_else_speaks_beside_keep_their_prior():
+    found = weighed(*(says(f"user-{n % 3}", f"q{n}?", "a") for n in range(9)))
+    assert list(found.weights.values()) == pytest.approx([math.log(4)] * 3)
+
+
+def test_weights_are_those_of_the_slow_way_written_out():
+    rows = [
+        *((f"s{who}", f"q{n}?", (n * who) % 5 != 1) for who in range(1, 5) for n in range(6)),
+        ("s9", "q1?", False),
+    ]
+    found = weighed(*(says(who, question, "a", right) for who, question, right in rows), known=None)
+    weights = dict.fromkeys([who for who, _, _ in rows], math.log(4))
+    for _ in range(20):
+        accuracy = {who: [4.0, 1.0] for who in weights}
+        for who, question, vote in rows:
+            odds = sum(weights[w] * (1 if v else -1) for w, q, v in rows if q == question)
+            right = 1 / (1 + math.exp(-odds))
+            accuracy[who][0] += right if vote else 1 - right
+            accuracy[who][1] += 1 - right if vote else right
+        weights = {who: max(0.0, math.log(a / b)) for who, (a, b) in accuracy.items()}
+    assert found.weights == pytest.approx(weights)

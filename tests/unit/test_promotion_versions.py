@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trimtab.errors import InputError
-from trimtab.store import AdapterVersion, Store, VersionStatus
+from trimtab.store import AdapterVersion, Store, VersionStatus, lot_of
 
 SERVING, CANARY, RETIRED, CANDIDATE = (
     VersionStatus.SERVING,
@@ -129,3 +129,10 @@ def _do(store: Store, step: str, number: int) -> AdapterVersion | tuple[AdapterV
     if step == "rollback":
         return store.rollback("demo", reason="")
     return store.promote("demo", number, share=0.1 if step == "canary" else 1.0, reason="")
+
+
+@given(share=st.floats(0.05, 0.95))
+def test_a_canarys_share_of_questions_draws_it_and_each_question_always_the_same(share):
+    lots = [lot_of(f"question {number}?") for number in range(2000)]
+    assert abs(sum(lot < share for lot in lots) / len(lots) - share) < 0.05
+    assert lots[0] == lot_of("  question 0? ")

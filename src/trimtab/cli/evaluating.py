@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from trimtab import energy as adapters
 from trimtab.cli import build
 from trimtab.cli.client import prices_of
 from trimtab.cli.console import out, print_json, say, table
@@ -15,7 +16,7 @@ from trimtab.cli.progress import Bars, bars
 from trimtab.cli.running import Running, running
 from trimtab.cli.settings import Settings
 from trimtab.data import Kind, data_hash, load_kinds
-from trimtab.energy import Manifest, load_adapter, verify_adapter
+from trimtab.energy import Manifest, verify_adapter
 from trimtab.errors import BudgetSpentError, ConfigError
 from trimtab.evaluate import (
     Comparison,
@@ -222,7 +223,7 @@ def _drawn(asked: _Asked) -> _Drawn:
         if run is not None and asked.questions:
             pools += _over_seeds(asked, run, run.client.model(), asked.questions)
             if settings.search == "beam" and settings.adapter is not None:
-                energy, _ = load_adapter(settings.adapter, bf16=settings.bf16)
+                energy, _ = adapters.load_adapter(settings.adapter, bf16=settings.bf16)
                 beams = _over_seeds(asked, run, run.client.model(), asked.questions, energy)
         if run is not None and run.exit_code and not any(pool.candidates for pool in pools):
             raise BudgetSpentError(

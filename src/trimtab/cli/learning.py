@@ -115,11 +115,9 @@ def run(settings: Settings, as_json: bool, *, promote: bool = False, share: floa
         hashes = [data_hash(each.said for each in given.heard), data_hash([*given.recorded, *given.dev])]
         run_id, config = build.run_identity(KIND, settings, given.manifest.weights_sha256 or "", *hashes)
         folder = settings.out or settings.work_dir / "adapters" / f"{given.serving.name}-{run_id[-12:]}"
-        _refuse_again(store, given.serving.name, folder.resolve())
-        build.refuse_other_folder(folder)
+        _refuse(settings, store, given, folder.resolve())
         if settings.dry_run:
-            _say_counts(_taught(settings, given))
-            return 0
+            return _say_what_is_there(_taught(settings, given), as_json)
         build.take_up(store, run_id, KIND, config)
         build.limit_threads(settings, build.run_folder(settings, run_id))
         made, shown = _made(settings, store, given, run_id, folder.resolve())
@@ -153,10 +151,20 @@ def _given(settings: Settings, store: Store) -> _Given:
     )
 
 
-def _refuse_again(store: Store, name: str, folder: Path) -> None:
-    for each in store.versions(name):
-        if each.folder == folder:
-            raise RunError(f"nothing new was said since {name}@v{each.version} was made ({each.status})")
+def _refuse(settings: Settings, store: Store, given: _Given, folder: Path) -> None:
+    """Raises ConfigError or RunError for what can be seen to be wrong before anything is trained."""
+    head = given.manifest.head
+    if (settings.loss == "mlm") != (head == "mlm"):
+        raise ConfigError(
+            f"loss {settings.loss} cannot go on from {given.serving.folder}: its head is {head}"
+        )
+    build.refuse_other_folder(folder)
+    there = [each for each in store.versions(given.serving.name) if each.folder == folder]
+    if there and settings.out is not None:
+        raise ConfigError(f"out: {folder} is version {there[0].version} already; none is written over")
+    if there:
+        name = f"{there[0].name}@v{there[0].version}"
+        raise RunError(f"nothing new was said since {name} was made ({there[0].status})")
 
 
 def _taught(settings: Settings, given: _Given) -> Taught:
@@ -256,6 +264,13 @@ def _kept(
 
 
 # --------------------------------------------------------------------------- what is told
+
+
+def _say_what_is_there(found: Taught, as_json: bool) -> int:
+    if as_json:
+        print_json({"feedback": dict(found.counts), "weights": dict(found.guarded.weights)})
+    _say_counts(found)
+    return 0
 
 
 def _say_counts(found: Taught) -> None:

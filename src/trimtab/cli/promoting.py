@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from contextlib import closing
-from datetime import UTC, datetime
 from typing import Any
 
 from trimtab.cli import build
@@ -49,7 +48,7 @@ def versions(settings: Settings, name: str | None, as_json: bool) -> None:
         found = [each for one in names for each in store.versions(one)]
     if as_json:
         return print_json({"versions": [told(each) for each in found]})
-    columns = ["version", "status", "share", "from", "holdout", "points", "made", "folder", "why"]
+    columns = ["version", "status", "share", "from", "right", "points", "why"]
     return table("versions", columns, [_row(each) for each in found])
 
 
@@ -97,7 +96,5 @@ def _row(version: AdapterVersion) -> Sequence[str]:
         "-" if version.parent is None else f"v{version.parent}",
         f"{holdout['new']:.3f}" if holdout else "-",
         f"{100 * difference['value']:+.1f}" if difference else "-",
-        f"{datetime.fromtimestamp(version.created_at, UTC):%Y-%m-%d %H:%M}",
-        str(version.folder),
         version.reason,
     ]

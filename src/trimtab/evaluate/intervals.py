@@ -23,7 +23,9 @@ Clusters = npt.NDArray[np.int64]  # for each question the number of its cluster
 RESAMPLES = 10_000  # the 2.5 % ends of an interval then rest on 250 resamples each
 LEVEL = 0.95
 POWER = 0.8  # how likely a difference of the size seen is to be told from chance, for `Difference.needed`
-_CELLS = 4_000_000  # resamples are drawn in parts of at most this many cells: 32 MB
+_CELLS = (
+    500_000  # resamples are drawn in parts of at most this many cells: 4 MB, whatever the number of questions
+)
 
 
 @dataclass(frozen=True, slots=True)

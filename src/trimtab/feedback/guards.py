@@ -11,13 +11,17 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from trimtab.data import Feedback, FeedbackKind, question_hash
 from trimtab.feedback.votes import votes
 
 Meaning = Callable[[str, str], str]  # question, text -> what it says: equal strings are one answer
+_Place = tuple[str, str]  # a question's hash, and what is said there
 Truth = Callable[[str, str], bool | None]  # question, text -> right, wrong, or not known
+
+
+ROUNDS = 20  # of EM; it settles in fewer than ten
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +69,7 @@ class _Vote:
     value: float
 
     @property
-    def place(self) -> tuple[str, str]:
+    def place(self) -> _Place:
         return question_hash(self.question), self.meaning
 
 
@@ -81,7 +85,7 @@ def guarded(said: Sequence[Feedback], settings: GuardSettings, *, meaning: Meani
     spoken = [each for each in said if each.kind is not FeedbackKind.COMMENT]
     once = _last_words(spoken)
     kept = _within_shares(once, settings.source_share)
-    cast = [_Vote(f.question, meaning(f.question, t), t, f.source, v) for f in kept for t, v in votes(f) if v]
+    cast = _cast(kept, meaning)
     weights = _weights(cast, settings, truth)
     standings, contradicted, outvoted = _decided(cast, weights, settings.decided)
     counts = {
@@ -89,11 +93,23 @@ def guarded(said: Sequence[Feedback], settings: GuardSettings, *, meaning: Meani
         "comments": len(said) - len(spoken),
         "repeated": len(spoken) - len(once),
         "over_share": len(once) - len(kept),
-        "distrusted": sum(weights[each.source] == 0 for each in kept),
+        "distrusted": sum(weights.get(each.source) == 0 for each in kept),
         "contradicted": contradicted,
         "outvoted": outvoted,
     }
     return Guarded(standings, weights, counts)
+
+
+def _cast(said: Sequence[Feedback], meaning: Meaning) -> list[_Vote]:
+    """One vote of a source on an answer: who says it in two ways says it once."""
+    found: dict[tuple[_Place, str], _Vote] = {}
+    for each in said:
+        for text, value in votes(each):
+            vote = _Vote(each.question, meaning(each.question, text), text, each.source, value)
+            before = found.get((vote.place, vote.source))
+            both = value if before is None else max(-1.0, min(1.0, before.value + value))
+            found[vote.place, vote.source] = replace(before or vote, value=both)
+    return [vote for vote in found.values() if vote.value]
 
 
 # --------------------------------------------------------------------------- each thing once
@@ -151,19 +167,37 @@ def _within_shares(said: Sequence[Feedback], share: float) -> list[Feedback]:
 
 
 def _weights(cast: Sequence[_Vote], settings: GuardSettings, truth: Truth) -> dict[str, float]:
-    """The log-odds of each source's votes being right; 0 for one that is no better than chance."""
+    """The log-odds of each source's votes being right; 0 for one that is no better than chance.
+
+    Paper: Dawid and Skene (1979) with one error rate a source, by EM. Where truth is known it is what votes
+    are held against, else what all votes together make of it, the source's own among them.
+    Differs: a prior on each source, and none is believed to be right by being wrong: weights stop at 0.
+    """
+    prior = math.log(settings.prior_right / settings.prior_wrong)
+    known = {vote.place: truth(vote.question, vote.text) for vote in cast}
+    weights = dict.fromkeys((vote.source for vote in cast), prior)
+    for _ in range(ROUNDS):
+        balances: defaultdict[_Place, float] = defaultdict(float)
+        for vote in cast:
+            balances[vote.place] += weights[vote.source] * vote.value
+        believed = {place: _chance(known[place], balance) for place, balance in balances.items()}
+        weights = _held_against(cast, believed, settings)
+    return weights
+
+
+def _chance(known: bool | None, balance: float) -> float:
+    """P(right) of a text with this balance of log-odds."""
+    return (1 + math.tanh(balance / 2)) / 2 if known is None else float(known)
+
+
+def _held_against(
+    cast: Sequence[_Vote], believed: Mapping[_Place, float], settings: GuardSettings
+) -> dict[str, float]:
     tallies = {vote.source: [settings.prior_right, settings.prior_wrong] for vote in cast}
-    totals: defaultdict[tuple[str, str], float] = defaultdict(float)
-    own: defaultdict[tuple[tuple[str, str], str], float] = defaultdict(float)
     for vote in cast:
-        totals[vote.place] += vote.value
-        own[vote.place, vote.source] += vote.value
-    for vote in cast:
-        known = truth(vote.question, vote.text)
-        others = totals[vote.place] - own[vote.place, vote.source]
-        reference = others if known is None else known - 0.5
-        if reference:
-            tallies[vote.source][(reference > 0) != (vote.value > 0)] += 1
+        agrees = believed[vote.place] if vote.value > 0 else 1 - believed[vote.place]
+        tallies[vote.source][0] += abs(vote.value) * agrees
+        tallies[vote.source][1] += abs(vote.value) * (1 - agrees)
     return {source: max(0.0, math.log(right / wrong)) for source, (right, wrong) in tallies.items()}
 
 
@@ -174,7 +208,7 @@ def _decided(
     cast: Sequence[_Vote], weights: Mapping[str, float], decided: float
 ) -> tuple[dict[str, tuple[Standing, ...]], int, int]:
     """The decided texts by question; how many texts stay contradicted, and how many votes were outvoted."""
-    by_place: dict[tuple[str, str], list[_Vote]] = defaultdict(list)
+    by_place: dict[_Place, list[_Vote]] = defaultdict(list)
     for vote in cast:
         if weights[vote.source]:
             by_place[vote.place].append(vote)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import time
 import uuid
 from collections.abc import AsyncIterator
@@ -30,7 +29,7 @@ from trimtab.serve.recording import Recorder
 from trimtab.serve.streaming import events, once_there
 from trimtab.serve.upstream import Upstream
 from trimtab.serve.wire import ChatCall, as_chunks, read_call
-from trimtab.store import ApiKey, Inference, Scope, Store
+from trimtab.store import ApiKey, Inference, Scope, Store, lot_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +73,7 @@ def chat_router(desk: Desk, guard: Guard) -> APIRouter:
         desk.caps.check(call)
         ask = Ask(uuid.uuid4().hex, call, document, key, time.monotonic(), time.time())
         request.state.model, request.state.inference_id = call.model, ask.id
-        served = await desk.registry.find(call.model, random.random())
+        served = await desk.registry.find(call.model, lot_of(call.messages[-1].text))
         _refuse_other_models(key, call.model, served, desk.upstream)
         because = None if served is None else unadapted_because(call)
         held = request.state.held

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import random
 import time
 import uuid
 from collections.abc import Sequence
@@ -19,7 +18,7 @@ from trimtab.serve.chat import Desk
 from trimtab.serve.errors import ApiError
 from trimtab.serve.keys import Guard
 from trimtab.serve.wire import Name, usage_on_wire
-from trimtab.store import ApiKey, Inference, Scope
+from trimtab.store import ApiKey, Inference, Scope, lot_of
 from trimtab.types import AnswerStatus, Candidate, Pool, Question, Usage
 
 Text = Annotated[str, Field(min_length=1)]
@@ -71,7 +70,7 @@ def scoring_router(desk: Desk, guard: Guard) -> APIRouter:
         request: Request, key: ApiKey | None, model: str, question: str, texts: Sequence[str]
     ) -> _Scored:
         desk.caps.check_texts(len(texts))
-        served = await desk.registry.find(model, random.random())
+        served = await desk.registry.find(model, lot_of(question))
         if served is None or not (key is None or key.adapters is None or served.name in key.adapters):
             raise ApiError(404, "there is no such adapter, or not for this key", code="model_not_found")
         began = time.monotonic()

@@ -12,7 +12,7 @@ from trimtab.store.rounds import RoundRecord
 from trimtab.store.runs import FINISHED, RUNNING, Run
 from trimtab.store.samples import CacheLine, KeptDraw, Pruned
 from trimtab.store.store import Store
-from trimtab.store.versions import AdapterVersion, VersionStatus
+from trimtab.store.versions import AdapterVersion, VersionStatus, lot_of
 
 __all__ = [
     "FINISHED",
@@ -36,4 +36,5 @@ __all__ = [
     "Store",
     "VersionStatus",
     "key_digest",
+    "lot_of",
 ]

@@ -19,6 +19,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, insert, select, update
 
+from trimtab.data import question_hash
 from trimtab.errors import InputError
 from trimtab.store import tables
 from trimtab.store.transactions import Transactions
@@ -49,6 +50,14 @@ class AdapterVersion:
     reason: str = ""  # why it is what it is
     created_at: float = 0.0  # seconds since the epoch
     decided_at: float | None = None  # when its status changed last
+
+
+def lot_of(question: str) -> float:
+    """A number in [0, 1) that a question always draws: below a canary's share, the canary answers it.
+
+    A user who asks again is answered by the same version, in every worker.
+    """
+    return int(question_hash(f"canary {question}")[:13], 16) / 16**13  # 52 bits: exact in a float
 
 
 class Versions(Transactions):

@@ -1,0 +1,90 @@
+"""Versions and feedback on a real PostgreSQL server: the laws of SQLite, and two who promote at once."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from test_store_postgres import address  # noqa: F401 (the server that it starts)
+
+from trimtab.data import Feedback, FeedbackKind
+from trimtab.errors import InputError
+from trimtab.store import Store, VersionStatus
+
+pytestmark = pytest.mark.slow
+
+ODD = "NUL \0, half a pair \ud83d, é, 😀"
+
+
+@pytest.fixture(scope="module")
+def store(address: str):  # noqa: F811
+    with Store.open(address) as opened:
+        yield opened
+
+
+def with_versions(store: Store, name: str, count: int) -> None:
+    store.begin_versions(name, Path("/a/v1"))
+    for number in range(2, count + 1):
+        store.add_version(name, Path(f"/a/v{number}"), parent=1, metrics={"why": ODD}, reason="new")
+
+
+def at_once(*tasks: Callable[[], object]) -> None:
+    threads = [threading.Thread(target=task) for task in tasks]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def test_versions_are_promoted_and_taken_back(store):
+    with_versions(store, "demo", 3)
+    store.promote("demo", 2, share=0.1, reason="try")
+    store.promote("demo", 2, reason="good")
+    bad, good = store.rollback("demo", reason="bad")
+    assert (bad.version, good.version) == (2, 1)
+    assert store.versions("demo")[1].metrics == {"why": ODD}
+    assert store.adapter_names() == ("demo",)
+
+
+def test_of_many_who_promote_at_once_all_agree_on_the_one_that_serves(store):
+    with_versions(store, "race", 6)
+
+    def promote(version: int) -> Callable[[], object]:
+        return lambda: store.promote("race", version, reason="now")
+
+    at_once(*(promote(version) for version in range(2, 7)))
+    statuses = [each.status for each in store.versions("race")]
+    assert statuses.count(VersionStatus.SERVING) == 1
+    assert statuses.count(VersionStatus.RETIRED) == 5
+
+
+def test_feedback_keeps_its_answer_its_order_and_its_time(store):
+    before = time.time()
+    rows = [Feedback(f"q{at}?", FeedbackKind.RATING, ODD, "0.5", "ann", None, f"inf-{at}") for at in range(3)]
+    assert store.add_feedback(rows) == 3
+    heard = store.heard()
+    assert [each.said for each in heard] == rows
+    assert all(before - 1 <= each.at <= time.time() + 1 for each in heard)
+    assert store.count_feedback("ann", since=before - 1) == 3
+    assert store.count_feedback("ann", since=time.time() + 60) == store.count_feedback("bob", since=0) == 0
+
+
+def test_one_id_given_at_once_with_other_words_is_kept_once(store):
+    refused: list[InputError] = []
+
+    def say(value: str) -> Callable[[], object]:
+        said = Feedback("race?", FeedbackKind.VERDICT, "a", value, "ann", "1", "inf")
+
+        def tried() -> None:
+            try:
+                store.add_feedback([said])
+            except InputError as error:
+                refused.append(error)
+
+        return tried
+
+    at_once(say("right"), say("wrong"))
+    assert (len(store.feedback_for("race?")), len(refused)) == (1, 1)
