@@ -16,7 +16,7 @@ SCRIPTS = sorted((ROOT / "runs").glob("*.sh"))
 FLAG = re.compile(r"(?<= )--([a-z][a-z0-9-]+)")
 NOT_SETTINGS = {
     *("silent", "fail", "port", "problems", "problem-seed"),  # curl and `trimtab blackbox`
-    *("learn", "test", "seeds", "table", "on"),  # of scripts/
+    *("learn", "test", "judges", "seeds", "table", "on"),  # of scripts/
 }
 
 

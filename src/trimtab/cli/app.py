@@ -159,9 +159,7 @@ def adapt(
     share: Annotated[
         float, typer.Option(help="Of requests that it then answers; below 1 as a canary.", min=0.001, max=1)
     ] = 1.0,
-    every: Annotated[
-        str | None, typer.Option(help="Again and again: 30m, 6h, 1d.", metavar="TIME")
-    ] = None,
+    every: Annotated[str | None, typer.Option(help="Again and again: 30m, 6h, 1d.", metavar="TIME")] = None,
 ) -> None:
     """Train an adapter: from recorded answers, from a black box online, or both; or from feedback."""
 

@@ -85,6 +85,7 @@ def _accuracy(axes: Any, accuracy: Mapping[str, Estimate]) -> None:
     axes.set_xlim(_floor(min(each.low for each in accuracy.values())), 1)
     axes.spines["left"].set_visible(False)
     axes.tick_params(axis="y", length=0)
+    axes.locator_params(axis="x", nbins=5)
     _percent_axis(axes.xaxis)
     axes.grid(axis="x")
 
