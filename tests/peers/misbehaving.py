@@ -26,7 +26,7 @@ from typing import Any
 STATUS = {200: "OK", 400: "Bad Request", 401: "Unauthorized", 404: "Not Found", 429: "Too Many Requests"}
 STATUS |= {500: "Internal Server Error", 502: "Bad Gateway", 503: "Service Unavailable"}
 INPUT_TOKENS, OUTPUT_TOKENS = 20, 10  # of a request, and of each of its completions
-RECENT_S = 0.25  # an answer that was sent so shortly before its connection broke may not have been kept
+RECENT_S = 0.5  # an answer that was sent so shortly before its connection broke may not have been kept
 
 
 @dataclass

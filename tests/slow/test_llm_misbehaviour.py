@@ -238,7 +238,7 @@ def test_a_run_killed_again_and_again_repeats_only_what_was_in_flight(
 
     The server sees a request when it comes, and a connection when it breaks. At each kill it counts what may
     have been lost: requests whose connection broke before their answer was sent, and answers that were sent
-    within a quarter of a second before their connection broke, which the client may not have kept yet. So,
+    within half a second before their connection broke, which the client may not have kept yet. So,
     for each life of the run:
 
     - a request whose answer is in the store at the kill is not received again, ever;

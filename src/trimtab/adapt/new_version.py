@@ -21,7 +21,7 @@ from trimtab.pools import scored
 from trimtab.types import Candidate, Contrast, Pool, Verdict
 
 LEAST = 8  # new lessons; fewer are not worth a version
-CALIBRATED_BY = 20  # judged answers; with fewer, the parent's calibration stays
+CALIBRATED_BY = 100  # judged answers; with fewer, the parent's calibration stays
 
 
 @dataclass(frozen=True, slots=True)

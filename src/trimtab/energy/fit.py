@@ -29,7 +29,13 @@ from trimtab.energy.groups import Batch, Sizes, epoch_batches
 from trimtab.energy.mlm import masked_loss
 from trimtab.energy.model import EnergyModel, bf16_autocast, can_bf16
 from trimtab.energy.nce import LOSSES, prefix_value, ranking_nce
-from trimtab.energy.parameters import optimizer, quick_attention, recomputing, trainable
+from trimtab.energy.parameters import (
+    give_large_blocks_back,
+    optimizer,
+    quick_attention,
+    recomputing,
+    trainable,
+)
 from trimtab.errors import RunError
 from trimtab.types import Contrast, PrefixTarget
 
@@ -37,6 +43,7 @@ LossName = Literal["ranking_nce", "pooled", "bce", "bradley_terry", "mlm"]
 StopOn = Literal["pairwise", "best_of_n", "ranking_loss"]
 
 TRAINING_TOKENS = 2048  # padded tokens of one forward pass: short answers are not padded to the longest
+TRAINING_STEP = 16  # lengths are multiples of it: what one pass frees then fits another
 CLIP = 1.0  # gradient norm; usual for fine-tuning encoders
 
 
@@ -132,6 +139,7 @@ def fit(
     """
     chosen = settings or FitSettings()
     _check(energy, contrasts, prefixes, chosen)
+    give_large_blocks_back()
     with (
         trainable(energy.network, chosen.frozen_layers) as parameters,
         quick_attention(energy.network),
@@ -273,7 +281,7 @@ class _Training:
         with bf16_autocast(self.energy.device, self.bf16):
             for indices in by_length(encoded, TRAINING_TOKENS):
                 order += indices
-                parts.append(self.energy.forward([encoded[i] for i in indices]))
+                parts.append(self.energy.forward([encoded[i] for i in indices], step=TRAINING_STEP))
         places = torch.tensor(order, device=self.energy.device).argsort()
         return torch.cat(parts)[places]
 

@@ -5,6 +5,8 @@ What is trained on, and when to stop, is `fit`'s affair.
 
 from __future__ import annotations
 
+import ctypes
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,6 +15,19 @@ import torch
 from torch import nn
 
 BETAS = (0.9, 0.999)  # AdamW's own
+_M_MMAP_THRESHOLD, _LARGE = -3, 1 << 20  # of glibc's malloc.h; bytes
+
+
+def give_large_blocks_back() -> None:
+    """Has glibc give a tensor of a MiB or more back to the system when it is freed.
+
+    Else it raises that bound with each freed block, keeps activations of ever other lengths in a heap where
+    they leave gaps, and a long fit grows to several times what it holds at once. Elsewhere it does nothing.
+    """
+    if sys.platform == "linux":
+        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # not in every libc
+        if mallopt is not None:
+            mallopt(_M_MMAP_THRESHOLD, _LARGE)
 
 
 def optimizer(parameters: dict[str, nn.Parameter], lr: float, weight_decay: float) -> torch.optim.AdamW:

@@ -122,12 +122,15 @@ def source_of(key: ApiKey | None, user: str | None) -> str:
 def _answer(store: Store, inference_id: str, key: ApiKey | None) -> Inference:
     """The answer that is meant. Raises ApiError (404), also for one of an adapter that is not this key's."""
     found = store.inference(inference_id)
-    is_allowed = key is None or key.adapters is None or (found is not None and found.adapter in key.adapters)
-    if found is None or not is_allowed:
+    if found is None or not _may_ask(key, found.adapter or found.upstream):
         raise ApiError(
             404, "there is no such inference, or not for this key", param="inference_id", code="no_inference"
         )
     return found
+
+
+def _may_ask(key: ApiKey | None, model: str) -> bool:
+    return key is None or key.adapters is None or model in key.adapters
 
 
 def _refuse_flood(store: Store, source: str, limits: FeedbackLimits, now: float) -> None:
