@@ -9,16 +9,14 @@ question's correct and incorrect ones. Beside it: chance, and the answer nearest
 from __future__ import annotations
 
 import argparse
-import contextlib
-import io
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from lab_transfer import printed
 from trimtab.cli import adapting, evaluating
-from trimtab.cli.settings import resolve
 from trimtab.crosstune.encoder import LocalEncoder
 from trimtab.evaluate import mean_estimate
 from trimtab.evaluate.measures import scores_of
@@ -43,15 +41,6 @@ def as_recorded(row: dict[str, Any]) -> dict[str, Any]:
     ]
     kept = {"id": row["id"], "question": row["question"], "samples": samples}
     return {**kept, "category": row["category"]} if row.get("category") else kept
-
-
-def printed(run: Any, flags: dict[str, Any]) -> dict[str, Any]:
-    """What a command prints as JSON under these flags."""
-    held = io.StringIO()
-    with contextlib.redirect_stdout(held):
-        run(resolve(None, flags, {}), True)
-    found: dict[str, Any] = json.loads(held.getvalue())
-    return found
 
 
 def adapted(train: Path, dev: Path, work: Path, seed: int) -> dict[str, Any]:

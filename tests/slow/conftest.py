@@ -1,7 +1,12 @@
-"""What the slow ring shares: a tiny encoder with random weights, as a folder that `--backbone` takes."""
+"""What the slow ring shares: a tiny encoder as a folder that `--backbone` takes, and a PostgreSQL server."""
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -54,3 +59,36 @@ def tiny_backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = BertConfig(vocab_size=len(vocabulary), pad_token_id=0, max_position_embeddings=160, **size)
     BertModel(config).save_pretrained(folder)
     return folder
+
+
+def server_binaries() -> Path | None:
+    on_path = shutil.which("initdb")
+    found = [*([Path(on_path).parent] if on_path else []), *sorted(Path("/usr/lib/postgresql").glob("*/bin"))]
+    return found[-1] if found else None
+
+
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[str]:
+    """The URL of an empty database; its server listens on a socket file only and ends with the module."""
+    pytest.importorskip("psycopg", reason="psycopg is not installed")
+    binaries = server_binaries()
+    if binaries is None:
+        pytest.skip("no PostgreSQL server on this machine")
+    owner = "nobody" if os.geteuid() == 0 else None  # the server refuses to be root
+    folder = Path(tempfile.mkdtemp(prefix="trimtab-pg-", dir="/tmp"))
+    if owner:
+        shutil.chown(folder, owner)
+
+    def server(program: str, *arguments: str) -> None:
+        command = [str(binaries / program), "-D", str(folder / "data"), *arguments]
+        subprocess.run(command, user=owner, check=True, cwd=folder, stdout=subprocess.DEVNULL)
+
+    try:
+        server("initdb", "-A", "trust", "-U", "tester", "-E", "UTF8")
+        server(
+            "pg_ctl", "-w", "-l", str(folder / "log"), "-o", f"-k {folder} -c listen_addresses=''", "start"
+        )
+        yield f"postgresql://tester@/postgres?host={folder}"
+        server("pg_ctl", "-w", "-m", "immediate", "stop")
+    finally:
+        shutil.rmtree(folder)

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from test_store_postgres import address  # noqa: F401 (the server that it starts)
 
 from trimtab.data import Feedback, FeedbackKind
 from trimtab.errors import InputError
@@ -20,8 +19,8 @@ ODD = "NUL \0, half a pair \ud83d, é, 😀"
 
 
 @pytest.fixture(scope="module")
-def store(address: str):  # noqa: F811
-    with Store.open(address) as opened:
+def store(postgres: str):
+    with Store.open(postgres) as opened:
         yield opened
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from test_store_postgres import address  # noqa: F401 (the server that it starts)
 
 from reviews import filled, served
 from trimtab.serve.choices import agreement, better, chosen, none_right
@@ -42,7 +41,7 @@ def reviewed(store: Store) -> list[object]:
 
 
 def test_the_reviews_are_the_same_on_both_databases(request):
-    with Store.in_memory() as lite, Store.open(request.getfixturevalue("address")) as postgres:
+    with Store.in_memory() as lite, Store.open(request.getfixturevalue("postgres")) as postgres:
         expected = reviewed(lite)
         assert expected[:3] == ["inf-4", ["inf-4", "inf-5", "inf-7"], ["inf-4", "inf-5", "inf-7"]]
         assert reviewed(postgres) == expected

@@ -6,11 +6,9 @@ import asyncio
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -270,32 +268,6 @@ def test_what_is_under_way_is_finished_when_the_server_is_told_to_end(box, adapt
 
 
 # --------------------------------------------------------------------------- killed
-
-
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[str]:
-    pytest.importorskip("psycopg")
-    binaries = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
-    if not binaries:
-        pytest.skip("no PostgreSQL server on this machine")
-    owner = "nobody" if os.geteuid() == 0 else None
-    folder = Path(tempfile.mkdtemp(prefix="trimtab-serve-pg-", dir="/tmp"))
-    if owner:
-        shutil.chown(folder, owner)
-
-    def server(program: str, *arguments: str) -> None:
-        command = [str(binaries[-1] / program), "-D", str(folder / "data"), *arguments]
-        subprocess.run(command, user=owner, check=True, cwd=folder, stdout=subprocess.DEVNULL)
-
-    try:
-        server("initdb", "-A", "trust", "-U", "tester", "-E", "UTF8")
-        server(
-            "pg_ctl", "-w", "-l", str(folder / "log"), "-o", f"-k {folder} -c listen_addresses=''", "start"
-        )
-        yield f"postgresql://tester@/postgres?host={folder}"
-        server("pg_ctl", "-w", "-m", "immediate", "stop")
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(params=["sqlite", "postgres"])

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
-import tempfile
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -48,52 +44,19 @@ def reply(key: str) -> Reply:
     return Reply(key, 3, ODD, (Completion(ODD), Completion("", "length")), (call,))
 
 
-def server_binaries() -> Path | None:
-    on_path = shutil.which("initdb")
-    found = [*([Path(on_path).parent] if on_path else []), *sorted(Path("/usr/lib/postgresql").glob("*/bin"))]
-    return found[-1] if found else None
-
-
 @pytest.fixture(scope="module")
-def address() -> Iterator[str]:
-    """The URL of an empty database; its server listens on a socket file only and ends with the module."""
-    pytest.importorskip("psycopg", reason="psycopg is not installed")
-    binaries = server_binaries()
-    if binaries is None:
-        pytest.skip("no PostgreSQL server on this machine")
-    owner = "nobody" if os.geteuid() == 0 else None  # the server refuses to be root
-    folder = Path(tempfile.mkdtemp(prefix="trimtab-pg-", dir="/tmp"))
-    if owner:
-        shutil.chown(folder, owner)
-
-    def server(program: str, *arguments: str) -> None:
-        command = [str(binaries / program), "-D", str(folder / "data"), *arguments]
-        subprocess.run(command, user=owner, check=True, cwd=folder, stdout=subprocess.DEVNULL)
-
-    try:
-        server("initdb", "-A", "trust", "-U", "tester", "-E", "UTF8")
-        server(
-            "pg_ctl", "-w", "-l", str(folder / "log"), "-o", f"-k {folder} -c listen_addresses=''", "start"
-        )
-        yield f"postgresql://tester@/postgres?host={folder}"
-        server("pg_ctl", "-w", "-m", "immediate", "stop")
-    finally:
-        shutil.rmtree(folder)
-
-
-@pytest.fixture(scope="module")
-def store(address: str) -> Iterator[Store]:
-    with Store.open(address) as opened:
+def store(postgres: str) -> Iterator[Store]:
+    with Store.open(postgres) as opened:
         yield opened
 
 
-def test_the_migrations_make_exactly_the_declared_tables_on_postgres_too(address: str, store: Store) -> None:
-    engine = create_engine(address.replace("postgresql:", "postgresql+psycopg:"))
+def test_the_migrations_make_exactly_the_declared_tables_on_postgres_too(postgres: str, store: Store) -> None:
+    engine = create_engine(postgres.replace("postgresql:", "postgresql+psycopg:"))
     with engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
         assert compare_metadata(context, metadata) == []
     engine.dispose()
-    Store.open(address).close()  # a second opening finds the schema up to date
+    Store.open(postgres).close()  # a second opening finds the schema up to date
 
 
 def test_any_text_comes_back_from_postgres_as_it_was(store: Store) -> None:
@@ -170,8 +133,8 @@ def test_a_batch_comes_back_from_postgres_as_it_was(store: Store) -> None:
     assert store.batches("r", ["submitted"]) == (replace(batch, status="submitted", remote_id="remote"),)
 
 
-def test_the_money_of_old_responses_survives_the_step_up_and_down_on_postgres(address: str) -> None:
-    engine, config = create_engine(address.replace("postgresql:", "postgresql+psycopg:")), migrations()
+def test_the_money_of_old_responses_survives_the_step_up_and_down_on_postgres(postgres: str) -> None:
+    engine, config = create_engine(postgres.replace("postgresql:", "postgresql+psycopg:")), migrations()
     engine.dispose()
     with engine.begin() as connection:
         connection.exec_driver_sql("DROP SCHEMA public CASCADE")
@@ -182,7 +145,7 @@ def test_the_money_of_old_responses_survives_the_step_up_and_down_on_postgres(ad
             "INSERT INTO responses VALUES ('k1', 'r', 'box', '[{}, {}]', 1, 10, 20, 0.25, now()), "
             "('k2', 'r', 'box', '[]', 1, 10, 20, 0.5, now())"
         )
-    with Store.open(address) as store:
+    with Store.open(postgres) as store:
         assert store.usage_of("r") == Usage(20, 40, 2, 0.75)
     with engine.begin() as connection:
         config.attributes["connection"] = connection
@@ -190,5 +153,5 @@ def test_the_money_of_old_responses_survives_the_step_up_and_down_on_postgres(ad
         sums = "SELECT SUM(calls), SUM(usd) FROM responses WHERE run_id = 'r'"
         assert tuple(connection.exec_driver_sql(sums).one()) == (2, 0.75)
     engine.dispose()
-    with Store.open(address) as store:
+    with Store.open(postgres) as store:
         assert store.usage_of("r") == Usage(20, 40, 2, 0.75)

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from trimtab.cli import labelling, routing, weighing
-from trimtab.cli.augmenting import Estimate
 from trimtab.cli.classifying import loaded, reading_bar, refuse_folder
 from trimtab.cli.console import print_json, say, table, write_lines
 from trimtab.cli.labelling import Ask, Labelled
+from trimtab.cli.outlay import Estimate
 from trimtab.cli.settings import Settings
 from trimtab.cli.weighing import IN_CONTEXT, ZERO_SHOT, Weighed, share
 from trimtab.crosstune import measures
@@ -155,7 +155,7 @@ def evaluate(
     if compare:
         report["compared"] = _compared(applied, replies)
     if asks:
-        report["estimate"] = labelling.spelt(estimate)
+        report["estimate"] = estimate.to_json()
     if as_json:
         print_json(report)
     else:
@@ -214,7 +214,7 @@ def _said_first(settings: Settings, asks: list[Ask]) -> Estimate:
 def _nothing_asked(as_json: bool, estimate: Estimate) -> int:
     say("nothing was asked")
     if as_json:
-        print_json(labelling.spelt(estimate))
+        print_json(estimate.to_json())
     return 0
 
 

@@ -11,14 +11,13 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 from trimtab.cli import build
-from trimtab.cli.client import prices_of
 from trimtab.cli.console import print_json, say, table, write_lines
-from trimtab.cli.estimating import BYTES_A_TOKEN, REASONED_SHARE, payer_scope
-from trimtab.cli.foreseeing import _ReadOnly, bytes_of
+from trimtab.cli.estimating import BYTES_A_TOKEN, REASONED_SHARE
+from trimtab.cli.foreseeing import bytes_of
 from trimtab.cli.ledger import dollars, usd_of
+from trimtab.cli.outlay import Estimate, foreseeing, rates_of, spelt_usage
 from trimtab.cli.running import running
 from trimtab.cli.settings import Settings
 from trimtab.crosstune.augmentation import (
@@ -31,10 +30,7 @@ from trimtab.crosstune.augmentation import (
 )
 from trimtab.crosstune.rows import LabelledText, Labels, load_labelled, load_labels
 from trimtab.errors import BudgetSpentError, ConfigError, RunError
-from trimtab.llm import Cached
 from trimtab.llm.budget import worst_case
-from trimtab.llm.capabilities import capabilities_of
-from trimtab.llm.prices import refuse_unpriced
 from trimtab.store import Store
 from trimtab.types import LLM, Completion, Completions, Prompt, Sampling, Usage
 
@@ -64,15 +60,6 @@ class Job:
         return hashlib.sha256(repr((self.shots, self.labels, self.unlabelled, self.how)).encode()).hexdigest()
 
 
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """What the job will cost, before it is done; kept replies cost nothing."""
-
-    expected: Usage
-    worst: Usage
-    kept: int  # replies that are there already
-
-
 def run(
     settings: Settings,
     as_json: bool,
@@ -94,7 +81,7 @@ def run(
     if settings.dry_run:
         say("nothing was asked")
         if as_json:
-            print_json({"texts_at_most": job.wanted, **_spelt(estimate)})
+            print_json({"texts_at_most": job.wanted, **estimate.to_json()})
         return 0
     return _made(settings, as_json, job, estimate)
 
@@ -131,7 +118,7 @@ def _made(settings: Settings, as_json: bool, job: Job, estimate: Estimate) -> in
     if as_json:
         told = {"out": str(settings.out), "rows": len(found.made), **asdict(found.counts)}
         print_json(
-            {**told, "is_cut": found.is_cut, "paid": _usage(found.usage), "estimate": _spelt(estimate)}
+            {**told, "is_cut": found.is_cut, "paid": spelt_usage(found.usage), "estimate": estimate.to_json()}
         )
     return code
 
@@ -229,10 +216,8 @@ class _Foreseen:
 
 def _estimate(settings: Settings, job: Job) -> Estimate:
     """What the job itself comes to, done with a black box that costs nothing; what is kept is found there."""
-    model, prices = settings.model or "", prices_of(settings)
-    if not settings.unpriced:
-        refuse_unpriced(prices, model)
-    hidden = capabilities_of(model, settings.capabilities).reasoning_tokens
+    model = settings.model or ""
+    prices, hidden = rates_of(settings)
     boxes = [_Foreseen(job, model, hidden, is_worst=is_worst) for is_worst in (False, True)]
     with closing(build.store_of(settings)) as store:
         kept = [asyncio.run(_foreseen(settings, job, box, store)) for box in boxes]
@@ -242,8 +227,7 @@ def _estimate(settings: Settings, job: Job) -> Estimate:
 
 async def _foreseen(settings: Settings, job: Job, box: _Foreseen, store: Store) -> int:
     """Does the job with this box; returns how many of its replies were kept already."""
-    llm = Cached(box, _ReadOnly(store), scope=payer_scope(settings), bypass=not settings.cache)
-    found = await _done(job, llm, lambda title, done, total: None)
+    found = await _done(job, foreseeing(box, store, settings), lambda title, done, total: None)
     return found.counts.asked - box.asked
 
 
@@ -257,8 +241,7 @@ def _tell_estimate(settings: Settings, job: Job, estimate: Estimate) -> None:
         f"{job.wanted} texts at most, by {settings.model}: about {usage.calls:,} calls, {tokens}, "
         f"${dollars(usd_of(usage))}; at worst {worst.calls:,} calls, ${dollars(usd_of(worst))}"
     )
-    if estimate.kept:
-        say(f"{estimate.kept:,} replies are kept already and cost nothing more")
+    estimate.tell_kept()
 
 
 def _tell(settings: Settings, job: Job, found: Augmented, *, with_table: bool) -> None:
@@ -274,16 +257,3 @@ def _tell(settings: Settings, job: Job, found: Augmented, *, with_table: bool) -
     if found.is_cut:
         say("cut short: the same command goes on from here, and pays for nothing twice")
     say(f"next: trimtab classify fit --train FILE --labels FILE --augmented {settings.out} --out DIR")
-
-
-def _spelt(estimate: Estimate) -> dict[str, Any]:
-    return {
-        "expected": _usage(estimate.expected),
-        "worst": _usage(estimate.worst),
-        "kept_replies": estimate.kept,
-    }
-
-
-def _usage(usage: Usage) -> dict[str, Any]:
-    tokens = {"input_tokens": usage.input_tokens, "output_tokens": usage.output_tokens}
-    return {"calls": usage.calls, **tokens, "usd": usd_of(usage)}

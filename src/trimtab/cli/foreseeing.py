@@ -169,7 +169,7 @@ class Foresight:
         self.task = cast("Task", _Noted(task))
         self.asked: list[Asked] = []
         self.seen: dict[str, Seen] = {}
-        self._samples, self._row, self._bypass = _ReadOnly(store), row, bypass
+        self._samples, self._row, self._bypass = ReadOnly(store), row, bypass
 
     def model(self, name: str | None = None) -> LLM:
         """The black box, or another model at the same endpoint."""
@@ -202,12 +202,13 @@ class _Noted:
 
 
 @dataclass(frozen=True, slots=True)
-class _ReadOnly:
+class ReadOnly:
     """Kept draws, on nobody's account; what is foreseen is not kept."""
 
     store: Store
 
     def kept(self, wanted: Sequence[Draws]) -> list[dict[int, Completion]]:
+        """The numbered draws of each request that are there already."""
         found: dict[str, dict[int, Completion]] = {}
         for draw in self.store.kept_draws([each.key for each in wanted]):
             found.setdefault(draw.key, {})[draw.number] = Completion(draw.text)

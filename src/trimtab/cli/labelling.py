@@ -15,21 +15,17 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from trimtab.cli import build
-from trimtab.cli.augmenting import Estimate
-from trimtab.cli.client import prices_of
 from trimtab.cli.console import say
-from trimtab.cli.estimating import BYTES_A_TOKEN, REASONED_SHARE, payer_scope
-from trimtab.cli.foreseeing import _ReadOnly, bytes_of
+from trimtab.cli.estimating import BYTES_A_TOKEN, REASONED_SHARE
+from trimtab.cli.foreseeing import bytes_of
 from trimtab.cli.ledger import dollars, usd_of
+from trimtab.cli.outlay import Estimate, foreseeing, rates_of, spelt_usage
 from trimtab.cli.running import Running, running
 from trimtab.cli.settings import Settings
 from trimtab.crosstune.asking import AskSettings, Said, ask_labels
 from trimtab.crosstune.requesting import Text
 from trimtab.crosstune.rows import LabelledText, Labels
-from trimtab.llm import Cached
 from trimtab.llm.budget import worst_case
-from trimtab.llm.capabilities import capabilities_of
-from trimtab.llm.prices import refuse_unpriced
 from trimtab.store import Store
 from trimtab.types import AnswerStatus, Completion, Completions, Prompt, Sampling, Usage
 
@@ -124,10 +120,8 @@ def estimated(settings: Settings, asks: Sequence[Ask]) -> Estimate:
         ConfigError: no model is named, or its price is needed and unknown.
     """
     build.named(settings, "model")
-    model, prices = settings.model or "", prices_of(settings)
-    if not settings.unpriced:
-        refuse_unpriced(prices, model)
-    hidden = capabilities_of(model, settings.capabilities).reasoning_tokens
+    model = settings.model or ""
+    prices, hidden = rates_of(settings)
     names = [name for ask in asks for name in ask.labels.names]
     box = _Free(model, max(names, key=len, default=""), hidden)
     with closing(build.store_of(settings)) as store:
@@ -138,7 +132,7 @@ def estimated(settings: Settings, asks: Sequence[Ask]) -> Estimate:
 
 
 async def _foreseen(settings: Settings, asks: Sequence[Ask], box: _Free, store: Store) -> None:
-    llm = Cached(box, _ReadOnly(store), scope=payer_scope(settings), bypass=not settings.cache)
+    llm = foreseeing(box, store, settings)
     for ask in asks:
         await ask_labels(llm, ask.texts, ask.labels, ask.shots, ask.how)
 
@@ -151,20 +145,7 @@ def tell_estimate(settings: Settings, estimate: Estimate) -> None:
         f"asking {settings.model}: about {usage.calls:,} calls, {tokens}, ${dollars(usd_of(usage))}; "
         f"at worst ${dollars(usd_of(worst))}"
     )
-    if estimate.kept:
-        say(f"{estimate.kept:,} replies are kept already and cost nothing more")
-
-
-def spelt(estimate: Estimate) -> dict[str, Any]:
-    """An estimate as JSON has it."""
-    figures = {"expected": spelt_usage(estimate.expected), "worst": spelt_usage(estimate.worst)}
-    return {**figures, "kept_replies": estimate.kept}
-
-
-def spelt_usage(usage: Usage) -> dict[str, Any]:
-    """What calls cost, as JSON has it."""
-    tokens = {"input_tokens": usage.input_tokens, "output_tokens": usage.output_tokens}
-    return {"calls": usage.calls, **tokens, "usd": usd_of(usage)}
+    estimate.tell_kept()
 
 
 # --------------------------------------------------------------------------- asking

@@ -5,7 +5,7 @@ torch and transformers are loaded when the first text is read. Where weights are
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from trimtab.crosstune.readings import Progress, Reading
+from trimtab.energy.lengths import in_batches
 from trimtab.errors import AdapterError, InputError, MissingExtraError
 
 SLOT = "[MASK]"  # how a template names the slot; the model's own mask token is put there
@@ -87,7 +88,7 @@ class LocalEncoder:
         encoded = [self._encoded(text) for text in texts]
         readings: list[Reading | None] = [None] * len(encoded)
         done = 0
-        for batch in _batches([len(ids) for ids, _ in encoded]):
+        for batch in in_batches([len(ids) for ids, _ in encoded], BATCH_TOKENS):
             for index, reading in zip(batch, self._read_batch([encoded[i] for i in batch]), strict=True):
                 readings[index] = reading
             done += len(batch)
@@ -173,13 +174,3 @@ class LocalEncoder:
         at = ids.index(mask_id) if SLOT in self.template else 0
         own = np.ascontiguousarray(states[:, : len(ids)])
         return Reading(own, own[:, at], len(start), len(end), is_cut)
-
-
-def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:
-    """Indices of texts of like length, longest first, in batches of at most `BATCH_TOKENS` padded tokens."""
-    order = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
-    start = 0
-    while start < len(order):
-        size = max(1, BATCH_TOKENS // max(1, lengths[order[start]]))
-        yield order[start : start + size]
-        start += size
