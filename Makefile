@@ -3,6 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 BOX := src/trimtab/llm/embedded
+# Compiled files save each of the tests' processes half a second.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test unit slow system check bench bench-serve docs blackbox clean
 
@@ -12,7 +14,7 @@ demo: $(READY)
 test: unit slow
 
 unit: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m "not slow and not gpu" tests/unit
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -p no:schemathesis -m "not slow and not gpu" tests/unit
 
 slow: $(READY) system
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile -m "slow" tests/slow

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from statistics import fmean, stdev
 
-from trimtab.stopping import DecisionRule, decide, tally, weights
+from trimtab.stopping import DecisionRule, decide, leader, tally, weights
 from trimtab.types import Candidate, Verdict
 
 PRIOR = 0.5  # Jeffreys: pseudo-evidence of the leader and of its rival before anything is drawn
@@ -40,12 +40,13 @@ def certainty(candidates: Sequence[Candidate], rule: DecisionRule, remaining: in
         return 0.0
     if remaining <= 0:
         return 1.0
-    leader = decide(candidates, rule).answer or ""
-    ours, theirs = _evidence(readable, leader)
+    votes = tally(readable, weights(readable, rule))
+    first = leader(votes)
+    ours, theirs = _evidence(readable, first)
     if rule.name == "argmax":
         return 1.0 - remaining / (len(readable) + remaining) * theirs / (ours + theirs)
-    ahead, behind, weight = _standing(readable, rule, leader)
-    lead = (ahead - behind) / weight  # in further draws
+    mean_vote = math.fsum(votes.values()) / len(readable)
+    lead = (votes[first] - _next_vote(votes, first)) / mean_vote  # in further draws
     return math.fsum(
         beta_binomial(for_rival, remaining, theirs, ours)
         for for_rival in range(remaining + 1)
@@ -63,12 +64,8 @@ def _evidence(readable: Sequence[Candidate], leader: str) -> tuple[float, float]
     return PRIOR + ours, PRIOR + max(sums.values(), default=0.0)
 
 
-def _standing(readable: Sequence[Candidate], rule: DecisionRule, leader: str) -> tuple[float, float, float]:
-    """The votes of the leader, those of the next one, and the mean vote of a draw."""
-    standing = tally(readable, weights(readable, rule))
-    total = math.fsum(standing.values())
-    ahead = standing.pop(leader)
-    return ahead, max(standing.values(), default=0.0), total / len(readable)
+def _next_vote(votes: Mapping[str, float], first: str) -> float:
+    return max((vote for answer, vote in votes.items() if answer != first), default=0.0)
 
 
 @lru_cache(maxsize=4096)
@@ -102,12 +99,7 @@ def needed(candidates: Sequence[Candidate], rule: DecisionRule, wave: int = 1) -
 
     A certainty of 1 draws them all.
     """
-    drawn = min(wave, len(candidates)) if rule.certainty < 1 else len(candidates)
-    while drawn < len(candidates):
-        if certainty(candidates[:drawn], rule, len(candidates) - drawn) >= rule.certainty:
-            break
-        drawn = min(drawn + wave, len(candidates))
-    return drawn
+    return _Order(candidates, rule, wave).needed(rule.certainty)
 
 
 def stopped(
@@ -127,40 +119,7 @@ def stopped(
     """
     if not pools:
         raise ValueError("there is no question to stop on")
-    trials = [_trials(pool, rule, wave, _orders(pool, orders, seed)) for pool in pools]
-    gains = [fmean(early - full for _, early, full in each) for each in trials]
-    drawn = fmean(fmean(count for count, _, _ in each) for each in trials)
-    error = stdev(gains) / math.sqrt(len(gains)) if len(gains) > 1 else 0.0
-    accuracy = fmean(fmean(early for _, early, _ in each) for each in trials)
-    all_draws = fmean(len(pool) for pool in pools)
-    return Stopped(
-        rule.certainty, drawn, drawn / all_draws if all_draws else 1.0, accuracy, fmean(gains), error
-    )
-
-
-def _orders(pool: Sequence[Candidate], orders: int, seed: int) -> list[Sequence[Candidate]]:
-    rng = random.Random(f"{seed}:{len(pool)}:{pool[0].text if pool else ''}")
-    return [pool, *(rng.sample(pool, len(pool)) for _ in range(orders - 1))]
-
-
-def _trials(
-    pool: Sequence[Candidate],
-    rule: DecisionRule,
-    wave: int,
-    orders: Sequence[Sequence[Candidate]],
-) -> list[tuple[int, float, float]]:
-    """For each order: draws taken, right when stopped, right with all of them."""
-    full = _is_right(pool, rule)
-    counts = [needed(order, rule, wave) for order in orders]
-    return [
-        (count, _is_right(order[:count], rule), full) for count, order in zip(counts, orders, strict=True)
-    ]
-
-
-def _is_right(candidates: Sequence[Candidate], rule: DecisionRule) -> float:
-    if not candidates:
-        return 0.0
-    return float(decide(candidates, rule).candidate.verdict is Verdict.RIGHT)
+    return _stopped([_orders(pool, rule, wave, orders, seed) for pool in pools], rule.certainty)
 
 
 def choose_certainty(pools: Sequence[Sequence[Candidate]], rule: DecisionRule) -> float:
@@ -171,5 +130,63 @@ def choose_certainty(pools: Sequence[Sequence[Candidate]], rule: DecisionRule) -
     """
     if not pools:
         return LEAST
-    found = (stopped(pools, replace(rule, certainty=each)) for each in CERTAINTIES)
+    trials = [_orders(pool, rule, 1, ORDERS, 0) for pool in pools]
+    found = (_stopped(trials, each) for each in CERTAINTIES)
     return next((each.certainty for each in found if each.difference + each.error >= -TOLERANCE), 1.0)
+
+
+class _Order:
+    """One order of a pool's draws; what is worked out after some of them holds at every certainty tried."""
+
+    def __init__(self, draws: Sequence[Candidate], rule: DecisionRule, wave: int) -> None:
+        self.draws, self.rule, self.wave = draws, rule, wave
+        self._certainties: dict[int, float] = {}
+        self._rights: dict[int, float] = {}
+
+    def needed(self, enough: float) -> int:
+        """Draws until the leader is certain enough."""
+        drawn = min(self.wave, len(self.draws)) if enough < 1 else len(self.draws)
+        while drawn < len(self.draws) and self.certainty(drawn) < enough:
+            drawn = min(drawn + self.wave, len(self.draws))
+        return drawn
+
+    def certainty(self, drawn: int) -> float:
+        """After so many draws."""
+        if drawn not in self._certainties:
+            left = len(self.draws) - drawn
+            self._certainties[drawn] = certainty(self.draws[:drawn], self.rule, left)
+        return self._certainties[drawn]
+
+    def is_right(self, drawn: int) -> float:
+        """1.0 where the decision after so many draws is right."""
+        if drawn not in self._rights:
+            self._rights[drawn] = _is_right(self.draws[:drawn], self.rule)
+        return self._rights[drawn]
+
+
+def _orders(pool: Sequence[Candidate], rule: DecisionRule, wave: int, count: int, seed: int) -> list[_Order]:
+    rng = random.Random(f"{seed}:{len(pool)}:{pool[0].text if pool else ''}")
+    drawn = [pool, *(rng.sample(pool, len(pool)) for _ in range(count - 1))]
+    return [_Order(each, rule, wave) for each in drawn]
+
+
+def _stopped(trials: Sequence[Sequence[_Order]], enough: float) -> Stopped:
+    counts = [[order.needed(enough) for order in each] for each in trials]
+    early = [_mean_right(each, taken) for each, taken in zip(trials, counts, strict=True)]
+    # Of all draws the first order speaks: the others hold the same ones.
+    full = [each[0].is_right(len(each[0].draws)) for each in trials]
+    gains = [ours - theirs for ours, theirs in zip(early, full, strict=True)]
+    drawn, all_draws = fmean(map(fmean, counts)), fmean(len(each[0].draws) for each in trials)
+    error = stdev(gains) / math.sqrt(len(gains)) if len(gains) > 1 else 0.0
+    ratio = drawn / all_draws if all_draws else 1.0
+    return Stopped(enough, drawn, ratio, fmean(early), fmean(gains), error)
+
+
+def _mean_right(orders: Sequence[_Order], counts: Sequence[int]) -> float:
+    return fmean(order.is_right(count) for order, count in zip(orders, counts, strict=True))
+
+
+def _is_right(candidates: Sequence[Candidate], rule: DecisionRule) -> float:
+    if not candidates:
+        return 0.0
+    return float(decide(candidates, rule).candidate.verdict is Verdict.RIGHT)

@@ -9,7 +9,7 @@ often as they were drawn. Not here: when enough was drawn (`sequential`), and ho
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -134,7 +134,7 @@ def _decided(candidates: Sequence[Candidate], readable: Sequence[int], rule: Dec
     voters = [candidates[index] for index in readable]
     weighed = weights(voters, rule)
     votes = tally(voters, weighed)
-    answer = max(votes, key=votes.__getitem__)  # the first of equals: the one drawn earliest
+    answer = leader(votes)
     index = _representative([index for index in readable if candidates[index].answer == answer], candidates)
     share = min(votes[answer] / math.fsum(votes.values()), 1.0)
     mean = _mean_confidence(voters, weighed, answer)
@@ -183,6 +183,11 @@ def tally(voters: Sequence[Candidate], weighed: Sequence[float]) -> dict[str, fl
     for voter, weight in zip(voters, weighed, strict=True):
         ballots.setdefault(voter.answer or "", []).append(weight)
     return {answer: math.fsum(ballot) for answer, ballot in ballots.items()}
+
+
+def leader(votes: Mapping[str, float]) -> str:
+    """The answer with the most weight; of equals the first, the one drawn earliest."""
+    return max(votes, key=votes.__getitem__)
 
 
 def _representative(indices: Sequence[int], candidates: Sequence[Candidate]) -> int:

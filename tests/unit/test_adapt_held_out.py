@@ -6,6 +6,7 @@ import json
 import math
 import random
 from dataclasses import asdict
+from functools import cache
 from statistics import fmean
 
 import pytest
@@ -141,6 +142,12 @@ def test_a_named_rule_is_kept_and_its_temperature_chosen_if_it_has_one():
     assert (importance.name, importance.temperature) == ("importance_vote", expected)
 
 
+@cache
+def of_simulated(questions: int, seed: int) -> HeldOut:
+    """What is chosen on simulated questions, worked out once for all rules."""
+    return evaluate_held_out(simulated(questions, seed), "auto", True)
+
+
 def of_name(found: HeldOut, name: str) -> DecisionRule:
     (rule,) = [each for each in found.rules if each.name == name]
     return rule
@@ -151,18 +158,22 @@ def test_every_rule_has_what_was_chosen_for_it_whichever_rule_is_chosen(name):
     pools = simulated(30, 1)
     found = evaluate_held_out(pools, name, True)
     assert found.rule == of_name(found, name)
-    assert found.rules == evaluate_held_out(pools, "auto", True).rules
+    assert found.rules == of_simulated(30, 1).rules
     calibrated = [each.candidates for each in recalibrated(pools, found.calibration.confidences)]
     for voting in ("weighted_vote", "importance_vote"):
         assert of_name(found, voting).temperature == choose_temperature(calibrated, voting)
 
 
+@cache
+def with_extra(*pools: Pool) -> HeldOut:
+    return evaluate_held_out([*simulated(30, 2), *pools], "auto", True)
+
+
 @pytest.mark.parametrize("name", ["argmax", "majority", "weighted_vote", "importance_vote"])
 def test_a_rules_confidence_is_calibrated_on_its_own_judged_decisions(name):
     pools = simulated(30, 2)
-    rule = of_name(evaluate_held_out([*pools, pool(), pool(("1", 4.0, UNREADABLE))], "auto", True), name)
-    unjudged = pool(("1", 5.0, UNJUDGED), name="unjudged")
-    found = evaluate_held_out([*pools, unjudged], "auto", True)
+    rule = of_name(with_extra(pool(), pool(("1", 4.0, UNREADABLE))), name)
+    found = with_extra(pool(("1", 5.0, UNJUDGED), name="unjudged"))
     calibrated = recalibrated(pools, found.calibration.confidences)
     own = of_name(found, name)
     decisions = [decide(each.candidates, own) for each in calibrated]
@@ -173,9 +184,9 @@ def test_a_rules_confidence_is_calibrated_on_its_own_judged_decisions(name):
 
 @pytest.mark.parametrize("name", ["argmax", "majority", "weighted_vote", "importance_vote"])
 def test_on_other_questions_the_confidence_is_nearer_to_the_share_right_than_the_vote_is(name):
-    found = evaluate_held_out(simulated(200, 3), name, True)
+    found = of_simulated(200, 3)
     others = recalibrated(simulated(600, 4), found.calibration.confidences)
-    decisions = [decide(each.candidates, found.rule) for each in others]
+    decisions = [decide(each.candidates, of_name(found, name)) for each in others]
     right = [each.candidate.verdict is RIGHT for each in decisions]
     calibrated = expected_calibration_error([each.confidence for each in decisions], right)
     raw = expected_calibration_error([each.share for each in decisions], right)
@@ -196,7 +207,7 @@ def test_what_was_chosen_reaches_the_manifest_and_comes_back_by_name():
 
 def test_without_held_out_questions_every_rule_in_the_manifest_is_plain():
     fields = evaluate_held_out([], "majority", True).manifest_fields()
-    assert fields == {"rule": "majority", "rules": {}, "calibration": None}
+    assert fields == {"rule": "majority", "rules": {}, "calibration": None, "score_deciles": ()}
 
 
 @given(ROWS)

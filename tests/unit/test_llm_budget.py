@@ -139,7 +139,7 @@ def made(run: Run, *, seed: int = 0, cancels: bool = False) -> Made:
     return done
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(run=runs(is_honest=True), seed=st.integers(0, 99), cancels=st.booleans())
 def test_calls_that_cost_no_more_than_their_worst_case_never_go_over_a_limit(run, seed, cancels):
     done = made(run, seed=seed, cancels=cancels)
@@ -152,7 +152,7 @@ def test_calls_that_cost_no_more_than_their_worst_case_never_go_over_a_limit(run
     assert done.budget.reserved == Usage()
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(run=runs(is_honest=False), seed=st.integers(0, 99))
 def test_whatever_calls_cost_the_limit_is_gone_over_by_those_in_flight_at_most(run, seed):
     done = made(run, seed=seed)

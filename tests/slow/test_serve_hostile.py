@@ -12,6 +12,8 @@ from serving import UPSTREAM_KEY, parts_of, running, scripted
 from trimtab.serve.limits import Caps
 from trimtab.types import Completion, Completions, Prompt, Sampling, Usage
 
+pytestmark = pytest.mark.slow
+
 any_text = st.text(st.characters(exclude_categories=[]), max_size=30)
 scalars = st.none() | st.booleans() | st.integers() | st.floats() | any_text
 anything = st.recursive(
