@@ -6,18 +6,26 @@ BOX := src/trimtab/llm/embedded
 # Compiled files save each of the tests' processes half a second.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test unit slow system check bench bench-serve docs blackbox clean
+.PHONY: demo test unit slow stores simulate system check bench bench-serve serving-loop docs blackbox clean
 
 demo: $(READY)
 	$(BIN)/trimtab demo
 
-test: unit slow
+test: unit slow stores
 
 unit: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -p no:schemathesis -m "not slow and not gpu" tests/unit
 
 slow: $(READY) system
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile -m "slow" tests/slow
+
+# Every law of the store once more, on a PostgreSQL server of the tests' own.
+stores: $(READY) system
+	$(BIN)/pytest -n 2 -p no:schemathesis --stores postgresql tests/unit/test_store*.py tests/unit/test_promotion_versions.py
+
+# Time, dollars and bottleneck of big runs, forecast from measured constants (docs/scaling.md).
+simulate: $(READY)
+	$(BIN)/python scripts/simulate.py
 
 # What only tests of the page (a browser) and of the shared store (a database server) need. Without the right to
 # install packages those tests skip and say so.
@@ -39,6 +47,10 @@ bench: $(READY)
 # The server's own: what it adds to each call, the highest rate, memory over 100,000 requests (about half an hour).
 bench-serve: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/bench_serve.py
+
+# The online loop over the wire: serve, ask, say what was right, train, promote, ask again (a quarter of an hour).
+serving-loop: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/lab_serving_loop.py
 
 # Rebuilds docs/cli.md from the commands themselves.
 docs: $(READY)

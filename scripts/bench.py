@@ -57,7 +57,12 @@ PARTS = {
     "scoring": Part(
         "bench_scoring.py", small=("--each", "16", "--pairs", "64"), recorded="gsm8k_weak/dev.jsonl"
     ),
-    "training": Part("bench_training.py", small=("--updates", "2"), recorded="gsm8k_weak/train.jsonl"),
+    "training": Part(
+        "bench_training.py",
+        small=("--updates", "2"),
+        whole=("--updates", "2"),
+        recorded="gsm8k_weak/train.jsonl",
+    ),
     "samples": Part("bench_samples.py", small=("--questions", "40"), recorded=".", repeats=False),
     "scaling": Part("bench_scaling.py", small=("--sizes", "10", "50")),
     "blackbox": Part("bench_blackbox.py", small=("--prompts", "2")),

@@ -117,11 +117,15 @@ def taus(work: dict[str, Variant]) -> dict[str, float]:
 
 
 def products(energy: EnergyModel, encoded: Sequence[Pair]) -> float:
-    """Floating-point operations of the matrix products that these texts need, padding not counted."""
-    layers = energy.network.base_model.encoder
-    weights = sum(module.weight.numel() for module in layers.modules() if isinstance(module, nn.Linear))
-    config = energy.network.config
-    attention = 4 * config.hidden_size * config.num_hidden_layers  # queries x keys, weights x values
+    """Floating-point operations of the matrix products that these texts need.
+
+    Padding is not counted, nor what a last layer does for other tokens than the first, which the head reads.
+    """
+    *whole, last = energy.network.base_model.encoder.layer
+    needed = [*whole, last.attention.self.key, last.attention.self.value]
+    linear = [each for layer in needed for each in layer.modules() if isinstance(each, nn.Linear)]
+    weights = sum(each.weight.numel() for each in linear)
+    attention = 4 * energy.network.config.hidden_size * len(whole)  # queries x keys, weights x values
     return float(sum(len(pair) * (2 * weights + attention * len(pair)) for pair in encoded))
 
 

@@ -44,6 +44,7 @@ to stderr.
 # What an example of a setting without a default may look like.
 EXAMPLES: Mapping[str, Any] = {
     "certainty": 0.98,
+    "ray_address": "10.0.0.1:6379",
     "task": "numeric",
     "questions": "questions.jsonl",
     "recorded": "recorded.jsonl",
@@ -72,9 +73,11 @@ EXAMPLES: Mapping[str, Any] = {
     "usd_per_million_out": 0.6,
     "log": "calls.jsonl",
     "trace": "otlp",
+    "track": "mlflow, wandb",
     "against": "adapters/last-week, judge:gpt-4o",
     "budgets": "1,4,16",
     "require": "weighted_vote>=0.8, weighted_vote_minus_majority.low>0",
+    "keep_days": 90.0,
     "out": "adapters/mine",
     "store": "postgresql://trimtab@db/trimtab",
 }

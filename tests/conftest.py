@@ -10,10 +10,37 @@ import certifi
 import pytest
 from hypothesis import settings
 
+from databases import empty_databases
 from loopback import Body, Reply, Server
 
 settings.register_profile("trimtab", deadline=None, max_examples=30)
 settings.load_profile("trimtab")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--stores", choices=("sqlite", "postgresql"), default="sqlite", help="where stores are")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def new_address(request: pytest.FixtureRequest) -> Iterator[Callable[[], str] | None]:
+    """With `--stores postgresql` every store in memory is a new database on a real server instead.
+
+    Gives the address of another such database at each call; None for files.
+    """
+    if request.config.getoption("--stores") == "sqlite":
+        yield None
+        return
+    from trimtab.store import Store
+
+    with empty_databases() as another, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Store, "in_memory", classmethod(lambda cls: cls.open(another())))
+        yield another
+
+
+@pytest.fixture
+def place(new_address: Callable[[], str] | None, tmp_path: Path) -> str:
+    """Where a store can be opened again and again: a file that is not there yet, or an empty database."""
+    return str(tmp_path / "folder" / "trimtab.db") if new_address is None else new_address()
 
 
 @pytest.fixture(scope="session")

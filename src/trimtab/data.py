@@ -11,7 +11,7 @@ import hashlib
 import json
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -88,8 +88,15 @@ def _number_as_text(value: object) -> object:
     return str(int(value)) if float(value).is_integer() else repr(value)
 
 
+def _without_nul(value: str) -> str:
+    if "\0" in value:
+        raise PydanticCustomError("nul", "holds a NUL character, which databases do not keep")
+    return value
+
+
 Text: TypeAlias = Annotated[str, AfterValidator(_not_blank)]
 TextOrNumber: TypeAlias = Annotated[Text, BeforeValidator(_number_as_text)]
+Id: TypeAlias = Annotated[TextOrNumber, AfterValidator(_without_nul)]
 References: TypeAlias = list[TextOrNumber]
 
 
@@ -97,16 +104,30 @@ class _Row(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What a row says its question is one of, for reports and intervals."""
+
+    category: str | None = None
+    cluster: str | None = None
+
+
 class _QuestionRow(_Row):
-    id: TextOrNumber
+    id: Id
     question: Text
     answer: TextOrNumber | None = None
     rationale: Text | None = None
     choices: Annotated[References, Field(min_length=2, max_length=MAX_CHOICES)] | None = None
     correct_answers: References | None = None
     incorrect_answers: References | None = None
-    category: str | None = None  # what kind of question it is (`load_kinds`)
-    cluster: TextOrNumber | None = None  # rows with the same one are variants of each other (`load_kinds`)
+    category: str | None = None  # what kind of question it is
+    cluster: TextOrNumber | None = None  # rows with the same one are variants of each other
+
+    @property
+    def kinds(self) -> dict[str, Kind]:
+        """The kind of the row's question by its id, where the row says so."""
+        kind = Kind(self.category, self.cluster)
+        return {} if kind == Kind() else {self.id: kind}
 
     def as_question(self) -> Question:
         return Question(
@@ -124,6 +145,7 @@ class _SampleRow(_Row):
     text: Text
     correct: bool | None = None
     model: str | None = None  # many logs write "" where the model is not known
+    id: TextOrNumber | None = None  # the log's own: where it came from
 
     def as_sample(self) -> Sample:
         return Sample(self.text, self.correct, self.model or None)
@@ -234,17 +256,24 @@ class _Sheet:
     def complain(self, line: int, field: str, message: str) -> None:
         self.problems.append(Problem(str(self.path), line, field, message))
 
-    def rows(self) -> list[tuple[int, dict[str, Any]]]:
-        """Line number and JSON object of every line that holds one."""
-        numbered = enumerate(self._bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1)
-        parsed = [(line, self._object(line, raw)) for line, raw in numbered if raw.strip()]
-        if not parsed:
+    def rows(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Line number and JSON object of every line that holds one, read as they are asked for."""
+        is_empty = True
+        for line, raw in enumerate(self._lines(), start=1):
+            if raw.strip():
+                is_empty = False
+                row = self._object(line, raw)
+                if row is not None:
+                    yield line, row
+        if is_empty:
             self.complain(0, "", "holds no rows; one JSON object a line is needed")
-        return [(line, row) for line, row in parsed if row is not None]
 
-    def _bytes(self) -> bytes:
+    def _lines(self) -> Iterator[bytes]:
         try:
-            return self.path.read_bytes()
+            with self.path.open("rb") as file:
+                yield file.readline().removeprefix(b"\xef\xbb\xbf").removesuffix(b"\n")
+                yield from (line.removesuffix(b"\n") for line in file)
+                return
         except FileNotFoundError:
             self.complain(0, "", "no such file")
         except IsADirectoryError:
@@ -255,7 +284,7 @@ class _Sheet:
 
     def _object(self, line: int, raw: bytes) -> dict[str, Any] | None:
         try:
-            row = _parsed(raw.decode())
+            row = parsed(raw.decode())
         except UnicodeDecodeError as error:
             self.complain(line, "", f"not UTF-8: {error.reason} at byte {error.start + 1}")
         except json.JSONDecodeError as error:
@@ -265,7 +294,7 @@ class _Sheet:
         else:
             if isinstance(row, dict):
                 return row
-            self.complain(line, "", f"a JSON object is needed, not {_kind(row)}")
+            self.complain(line, "", f"a JSON object is needed, not {kind_of(row)}")
         return None
 
     def validated(self, line: int, row: dict[str, Any], model: type[_RowModel]) -> _RowModel | None:
@@ -290,7 +319,8 @@ class _Sheet:
             raise DataError(sorted(self.problems, key=lambda problem: problem.line))
 
 
-def _parsed(text: str) -> object:
+def parsed(text: str) -> Any:
+    """The JSON value of a text. Raises ValueError for what is no JSON, or no text that can be used."""
     row = json.loads(text, object_pairs_hook=_object_of_distinct_keys, parse_constant=_no_constant)
     if r"\ud" in text.lower() and _HALF_PAIR.search(json.dumps(row, ensure_ascii=False)):
         raise ValueError("it holds half of a surrogate pair, which is no character")
@@ -310,7 +340,8 @@ def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is not a JSON number")
 
 
-def _kind(value: object) -> str:
+def kind_of(value: object) -> str:
+    """What sort of JSON value it is, as a message says it."""
     names = {dict: "an object", list: "a list", str: "a string", bool: "a Boolean", type(None): "null"}
     return names.get(type(value), "a number")
 
@@ -322,13 +353,13 @@ def _explain(detail: ErrorDetails, model: type[_Row]) -> str:
         case "extra_forbidden":
             return _unknown_key(detail["loc"], model)
         case "string_type":
-            return f"a string is needed, not {_kind(detail['input'])}"
+            return f"a string is needed, not {kind_of(detail['input'])}"
         case "list_type":
-            return f"a list is needed, not {_kind(detail['input'])}"
+            return f"a list is needed, not {kind_of(detail['input'])}"
         case "model_type":
-            return f"an object is needed, not {_kind(detail['input'])}"
+            return f"an object is needed, not {kind_of(detail['input'])}"
         case "bool_type":
-            return f"true or false is needed, not {_kind(detail['input'])}"
+            return f"true or false is needed, not {kind_of(detail['input'])}"
         case "literal_error":
             return f"{detail['ctx']['expected']} is needed, not {detail['input']!r}"
         case "too_short":
@@ -350,20 +381,27 @@ def _unknown_key(location: tuple[int | str, ...], model: type[_Row]) -> str:
 # --------------------------------------------------------------------------- questions and recorded answers
 
 
-def load_questions(path: Path | str, *, need_answer: bool = False) -> tuple[Question, ...]:
+def load_questions(
+    path: Path | str, *, need_answer: bool = False, kinds: dict[str, Kind] | None = None
+) -> tuple[Question, ...]:
     """The questions of a JSONL file, in its order.
 
     Args:
         path: rows `{"id", "question", "answer"?, "rationale"?, "choices"?, "correct_answers"?,
             "incorrect_answers"?}`.
         need_answer: every row must have a reference: `answer` or `correct_answers`.
+        kinds: takes what rows say of their questions beside, by id.
 
     Raises:
         DataError: with every problem of the file.
     """
     sheet = _Sheet(path)
-    rows = [(line, sheet.validated(line, row, _QuestionRow)) for line, row in sheet.rows()]
-    questions = [(line, row.as_question()) for line, row in rows if row is not None]
+    questions: list[tuple[int, Question]] = []
+    kinds = {} if kinds is None else kinds
+    for line, row in sheet.rows():
+        if valid := sheet.validated(line, row, _QuestionRow):
+            questions.append((line, valid.as_question()))
+            kinds.update(valid.kinds)
     _check_questions(sheet, questions)
     if need_answer:
         _refuse_without_reference(sheet, questions, "a reference answer is needed to judge by")
@@ -371,7 +409,9 @@ def load_questions(path: Path | str, *, need_answer: bool = False) -> tuple[Ques
     return tuple(question for _, question in questions)
 
 
-def load_recorded(path: Path | str, *, need_answer: bool = True) -> tuple[Recorded, ...]:
+def load_recorded(
+    path: Path | str, *, need_answer: bool = True, kinds: dict[str, Kind] | None = None
+) -> tuple[Recorded, ...]:
     """The questions of a JSONL file with the answers recorded for them, in its order.
 
     Args:
@@ -380,6 +420,7 @@ def load_recorded(path: Path | str, *, need_answer: bool = True) -> tuple[Record
             the question, the assistant turn after it one sample; logs of one question become one row.
         need_answer: every question must have a reference, `answer` or `correct_answers`, or else each of
             its samples must say whether it is `correct`.
+        kinds: takes what rows say of their questions beside, by id.
 
     Raises:
         DataError: with every problem of the file.
@@ -387,12 +428,14 @@ def load_recorded(path: Path | str, *, need_answer: bool = True) -> tuple[Record
     sheet = _Sheet(path)
     found: list[tuple[int, Recorded]] = []
     logs: list[tuple[int, _ChatRow]] = []
+    kinds = {} if kinds is None else kinds
     for line, row in sheet.rows():
         if "messages" in row:
             log = sheet.validated(line, row, _ChatRow)
             logs.extend([(line, log)] if log and _is_answered(sheet, line, log) else [])
         elif recorded := sheet.validated(line, row, _RecordedRow):
             found.append((line, recorded.as_recorded()))
+            kinds.update(recorded.kinds)
     found.extend(_merged_logs(sheet, logs))
     found.sort(key=lambda numbered: numbered[0])
     _check_questions(sheet, [(line, recorded.question) for line, recorded in found])
@@ -402,31 +445,6 @@ def load_recorded(path: Path | str, *, need_answer: bool = True) -> tuple[Record
         _refuse_without_reference(sheet, unlabelled, needed)
     sheet.close()
     return tuple(recorded for _, recorded in found)
-
-
-@dataclass(frozen=True, slots=True)
-class Kind:
-    """What a row says its question is one of, for reports and intervals."""
-
-    category: str | None = None
-    cluster: str | None = None
-
-
-def load_kinds(path: Path | str) -> dict[str, Kind]:
-    """By question id, of the rows that say so; of a file that `load_questions` or `load_recorded` takes.
-
-    Raises:
-        DataError: the file cannot be read.
-    """
-    sheet = _Sheet(path)
-    rows = [row for _, row in sheet.rows() if {"category", "cluster"} & row.keys()]
-    sheet.close()
-    return {str(_number_as_text(row["id"])): _kind_of(row) for row in rows}
-
-
-def _kind_of(row: Mapping[str, Any]) -> Kind:
-    cluster = row.get("cluster")
-    return Kind(row.get("category"), None if cluster is None else str(_number_as_text(cluster)))
 
 
 def _is_labelled(recorded: Recorded) -> bool:

@@ -4,7 +4,8 @@
     ├── InputError            bad rows, files, flags or configuration       exit code 2
     │   ├── DataError         a row: carries every problem with file, line and field
     │   ├── ConfigError       trimtab.toml, a flag or an environment variable
-    │   └── AdapterError      an adapter folder that is missing, damaged or of another kind
+    │   ├── AdapterError      an adapter folder that is missing, damaged or of another kind
+    │   └── ClusterError      a Ray cluster that is unreachable, too small or of another version
     ├── MissingExtraError     an optional part is not installed             exit code 2
     ├── LLMError              the black box: carries retryable, status, request_id
     │   ├── EndpointError     unreachable, timed out or failing             exit code 1
@@ -68,6 +69,10 @@ class ConfigError(InputError):
 
 class AdapterError(InputError):
     """An adapter folder or backbone is missing, damaged or of another kind."""
+
+
+class ClusterError(InputError):
+    """A Ray cluster is unreachable, too small, or runs other versions than this process."""
 
 
 class MissingExtraError(InputError):

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from databases import postgres_server
 
 SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 WORDS = [
@@ -61,34 +59,8 @@ def tiny_backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def server_binaries() -> Path | None:
-    on_path = shutil.which("initdb")
-    found = [*([Path(on_path).parent] if on_path else []), *sorted(Path("/usr/lib/postgresql").glob("*/bin"))]
-    return found[-1] if found else None
-
-
 @pytest.fixture(scope="module")
 def postgres() -> Iterator[str]:
-    """The URL of an empty database; its server listens on a socket file only and ends with the module."""
-    pytest.importorskip("psycopg", reason="psycopg is not installed")
-    binaries = server_binaries()
-    if binaries is None:
-        pytest.skip("no PostgreSQL server on this machine")
-    owner = "nobody" if os.geteuid() == 0 else None  # the server refuses to be root
-    folder = Path(tempfile.mkdtemp(prefix="trimtab-pg-", dir="/tmp"))
-    if owner:
-        shutil.chown(folder, owner)
-
-    def server(program: str, *arguments: str) -> None:
-        command = [str(binaries / program), "-D", str(folder / "data"), *arguments]
-        subprocess.run(command, user=owner, check=True, cwd=folder, stdout=subprocess.DEVNULL)
-
-    try:
-        server("initdb", "-A", "trust", "-U", "tester", "-E", "UTF8")
-        server(
-            "pg_ctl", "-w", "-l", str(folder / "log"), "-o", f"-k {folder} -c listen_addresses=''", "start"
-        )
-        yield f"postgresql://tester@/postgres?host={folder}"
-        server("pg_ctl", "-w", "-m", "immediate", "stop")
-    finally:
-        shutil.rmtree(folder)
+    """The URL of an empty database on a server of the module's own."""
+    with postgres_server() as url:
+        yield url

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
 import socket
 import sqlite3
@@ -20,6 +21,7 @@ from typing import Any
 
 import pytest
 
+from loopback import said
 from trimtab.energy import read_manifest, verify_adapter
 from trimtab.llm.embedded import running
 from trimtab.llm.embedded.world import questions as world_questions
@@ -152,6 +154,18 @@ def test_adapt_leaves_an_adapter_that_names_its_data_and_its_settings(adapted, t
     assert [each["round"] for each in manifest.metrics["rounds"]] == [0]
 
 
+def test_adapt_and_evaluate_leave_their_figures_for_tensorboard(adapted, data):
+    folder, _ = adapted
+    work = folder.with_name("work")
+    evaluated = ("evaluate", "--adapter", folder, "--recorded", data / "test.jsonl", "--work-dir", work)
+    document(*evaluated)
+    runs = {path.parent.name: path.read_bytes() for path in work.glob("tensorboard/*/events.out.tfevents.*")}
+    assert {name.partition("-")[0] for name in runs} == {"adapt", "evaluate"}
+    for name, figures in runs.items():
+        assert (b"held_out/chosen" in figures) == name.startswith("adapt")
+        assert (b"accuracy/majority" in figures) == name.startswith("evaluate")
+
+
 def test_evaluate_reports_every_count_and_measure(adapted, data):
     found = document("evaluate", "--adapter", adapted[0], "--recorded", data / "test.jsonl")
     assert found["asked"] == 20
@@ -163,6 +177,42 @@ def test_evaluate_reports_every_count_and_measure(adapted, data):
     for name in ("weighted_vote_minus_majority", "best_of_n_minus_single"):
         assert found[name]["low"] <= found[name]["value"] <= found[name]["high"]
     assert found["best_of_n_minus_single"]["low"] > 0
+
+
+def judging(body: dict[str, Any]) -> Any:
+    """A judge that names an answer of the blue way, which is right."""
+    asked = body["messages"][-1]["content"]
+    shown = re.findall(r"^\[(\w) [^\]\n]+\]\n(.*?)\n\[end of", asked, re.DOTALL | re.MULTILINE)
+    return said(f"BEST: {next(label for label, text in shown if 'blue' in text)}")(body)
+
+
+def verdicts(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What a person says of every answer."""
+    texts = {(row["question"], each["text"]) for row in rows for each in row["samples"]}
+    ways = ((question, text, "right" if "blue" in text else "wrong") for question, text in sorted(texts))
+    return [{"question": question, "text": text, "verdict": way} for question, text, way in ways]
+
+
+@pytest.mark.parametrize("judge", ["ai", "combined", "human"])
+def test_an_adapter_learns_what_a_judge_says_with_references_or_without(
+    tmp_path, data, tiny_backbone, serve, judge
+):
+    rows = [row for row in recorded_rows(range(60)) if {"blue", "red"} <= set(str(row).split())]
+    learnt = rows if judge == "combined" else [{**row, "answer": None} for row in rows]
+    work = ("--work-dir", tmp_path / "work")
+    if judge == "human":
+        file = write(tmp_path / "verdicts.jsonl", verdicts([*rows, *recorded_rows(range(60, 80))]))
+        assert trimtab("feedback", "import", file, *work).returncode == 0
+    made = document(
+        *("adapt", "--recorded", write(tmp_path / "rows.jsonl", learnt), "--dev", data / "dev.jsonl"),
+        *("--backbone", tiny_backbone, *SMALL, "--task", "numeric", "--out", tmp_path / "adapter", *work),
+        *("--judge", judge, "--judge-model", "judge", "--base-url", serve(judging).url, "--unpriced"),
+        OPENAI_API_KEY="none",
+    )
+    calls, asked = made["usage"]["calls"], len(rows) + 20  # once each, unless all its answers are the same
+    assert calls == 0 if judge == "human" else len(rows) < calls <= asked
+    (reached,) = made["metrics"]["rounds"]
+    assert reached["best_of_n"] > reached["single"] + 0.3
 
 
 def test_a_required_accuracy_that_is_missed_ends_with_3(data):

@@ -144,6 +144,32 @@ def test_evaluate_by_search_also_draws_complete_answers(capsys, given):
     assert searched["expected"]["calls"] > plain["expected"]["calls"] == 10
 
 
+def test_an_evaluation_draws_once_a_seed(capsys, given):
+    once = estimate(capsys, given, for_command="evaluate")
+    found = estimate(capsys, given, for_command="evaluate", seeds=3)
+    assert found["expected"]["calls"] == 3 * once["expected"]["calls"] == 30
+
+
+def test_another_black_box_and_a_judge_to_compare_with_are_asked_on_every_draw_of_every_seed(capsys, given):
+    how = {"for_command": "evaluate", "seeds": 2, "against": "model:gpt-4o, judge:gpt-4.1"}
+    found = estimate(capsys, given, **how)
+    assert found["by_purpose"]["sampling"]["expected"]["calls"] == 2 * (10 + 10)
+    assert found["by_purpose"]["judging"]["expected"]["calls"] == 2 * 10
+    asked = {(each["model"], each["purpose"]) for each in found["grounds"]}
+    assert asked == {("gpt-4o-mini", "sampling"), ("gpt-4o", "sampling"), ("gpt-4.1", "judging")}
+
+
+def test_recorded_answers_cost_what_their_judge_does(capsys, given):
+    rows = [{"id": q.id, "question": q.text, "answer": q.answer} for q in QUESTIONS]
+    recorded = given["questions"].with_name("recorded.jsonl")
+    samples = [{"text": RIGHT}, {"text": "The answer is 8."}]
+    recorded.write_text("".join(json.dumps({**row, "samples": samples}) + "\n" for row in rows), "utf-8")
+    how = {"for_command": "evaluate", "recorded": recorded, "questions": None, "model": None}
+    found = estimate(capsys, given, **how, against="judge:gpt-4o")
+    assert found["expected"]["calls"] == 10
+    assert set(found["by_purpose"]) == {"judging"}
+
+
 # --------------------------------------------------------------------------- tokens and dollars
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import kendalltau
@@ -38,6 +39,7 @@ from trimtab.energy.engine_bench import (
 )
 from trimtab.energy.engines import making
 from trimtab.energy.engines.engine import EngineScorer, ScoringEngine
+from trimtab.energy.engines.graph import READ_THE_FIRST_TOKEN, FirstTokenLayer, to_the_first_token
 from trimtab.energy.engines.making import make_engine, usable, why_not
 from trimtab.energy.engines.names import NEEDS, EngineName
 from trimtab.energy.model import EnergyModel
@@ -181,6 +183,38 @@ def test_a_score_is_the_same_bit_for_bit_whoever_shares_its_batches(energy, engi
     assert scorer.score_pairs(asked[::-1])[::-1] == together
     assert [scorer.score_pairs([each])[0] for each in asked] == together
     assert [score for at in range(0, 30, 7) for score in scorer.score_pairs(asked[at : at + 7])] == together
+
+
+@pytest.mark.parametrize("name", [name for name in HERE if name.startswith("openvino")])
+def test_nor_does_it_hang_on_how_many_streams_there_are(energy, engine, name):
+    two = EngineScorer(energy.encoder, make_engine(name, energy, threads=2))
+    assert two.streams == 2
+    assert two.score_pairs(pairs(60)) == EngineScorer(energy.encoder, engine(name)).score_pairs(pairs(60))
+
+
+@pytest.mark.parametrize("family", sorted(READ_THE_FIRST_TOKEN))
+def test_what_is_left_out_of_a_last_layer_is_not_missed(family):
+    sizes = {"vocab_size": 99, "hidden_size": 32, "intermediate_size": 64, "embedding_size": 32}
+    kind = getattr(transformers, family)
+    config = kind.config_class(
+        **sizes, num_attention_heads=4, num_hidden_layers=2, max_position_embeddings=64, num_labels=1
+    )
+    network = kind(config).eval()
+    tokens = torch.randint(5, 99, (3, 12))
+    mask = torch.ones(3, 12, dtype=torch.long)
+    mask[1, 7:] = 0
+    with torch.no_grad():
+        whole = network(input_ids=tokens, attention_mask=mask).logits
+        with to_the_first_token(network):
+            assert isinstance(network.base_model.encoder.layer[-1], FirstTokenLayer)
+            assert torch.allclose(network(input_ids=tokens, attention_mask=mask).logits, whole, atol=1e-6)
+        assert torch.equal(network(input_ids=tokens, attention_mask=mask).logits, whole)
+
+
+def test_a_network_of_another_build_is_left_as_it_is():
+    network = torch.nn.Linear(2, 1)
+    with to_the_first_token(network):
+        assert torch.equal(network(torch.zeros(2)), network.bias)
 
 
 @pytest.mark.parametrize("bf16", [False, True])

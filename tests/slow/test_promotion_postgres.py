@@ -1,4 +1,4 @@
-"""Versions and feedback on a real PostgreSQL server: the laws of SQLite, and two who promote at once."""
+"""Versions, feedback and keys' limits on a real PostgreSQL server: the laws of SQLite, and many at once."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import pytest
 
 from trimtab.data import Feedback, FeedbackKind
 from trimtab.errors import InputError
-from trimtab.store import Store, VersionStatus
+from trimtab.store import ApiKey, Inference, Store, VersionStatus
+from trimtab.types import Candidate
 
 pytestmark = pytest.mark.slow
 
@@ -87,3 +88,32 @@ def test_one_id_given_at_once_with_other_words_is_kept_once(store):
 
     at_once(say("right"), say("wrong"))
     assert (len(store.feedback_for("race?")), len(refused)) == (1, 1)
+
+
+def test_of_many_who_ask_with_one_key_at_once_as_many_are_admitted_as_may(store):
+    store.add_key(ApiKey("many", "", "digest", (), 1.0))
+    waits: list[float] = []
+    places: list[bool] = []
+
+    def ask(number: int) -> Callable[[], object]:
+        def asking() -> None:
+            waits.append(store.admit_key("many", 5, 100.0))
+            places.append(store.take_place("many", f"place-{number}", 3, at=100.0, until=160.0))
+
+        return asking
+
+    at_once(*map(ask, range(12)))
+    assert (waits.count(0.0), sum(places)) == (5, 3)
+    assert all(wait == pytest.approx(12.0) for wait in waits if wait)
+    assert store.take_place("many", "later", 3, at=160.0, until=200.0)
+
+
+def test_old_words_are_deleted(store):
+    said = Feedback(ODD, FeedbackKind.VERDICT, ODD, "right", "ann", None, "old")
+    store.add_inferences(
+        [Inference("old", 1.0, "demo", 1, ODD, (), (Candidate(ODD, None),), ODD, "answered")]
+    )
+    store.add_feedback([said])
+    gone = store.forget(time.time() + 60, at=2.0)
+    assert (gone.answers, gone.feedback >= 1, store.heard()) == (1, True, ())
+    assert ODD not in repr(store.inference("old"))

@@ -24,10 +24,12 @@ import uvicorn
 
 from loopback import said
 from serving import parts_of
+from trimtab import tasks
 from trimtab.llm.embedded import running as running_box
 from trimtab.serve import create_app
 from trimtab.serve.listening import listening
 from trimtab.store import Store
+from trimtab.types import Question, Verdict
 
 pytestmark = pytest.mark.slow
 
@@ -122,6 +124,10 @@ def problems() -> list[dict[str, str]]:
     return [json.loads(line) for line in lines]
 
 
+def question_of(problem: dict[str, str]) -> dict[str, str]:
+    return {"id": problem["id"], "text": problem["question"], "answer": problem["answer"]}
+
+
 def asked(problem: dict[str, str]) -> dict[str, object]:
     return {"model": "house", "messages": [{"role": "user", "content": problem["question"]}]}
 
@@ -192,6 +198,34 @@ def test_langchain_needs_the_base_url_alone(served, problems):
     whole, streamed = json.loads(done.stdout.splitlines()[-1])
     assert whole
     assert whole == streamed
+
+
+def test_inspect_measures_the_adapted_model_as_we_do(served, problems, tmp_path):
+    script = (
+        "import sys, json; from inspect_ai import Task, eval; from inspect_ai.dataset import Sample\n"
+        "from inspect_ai.model import get_model; from inspect_ai.scorer import match\n"
+        "rows = json.loads(sys.argv[2])\n"
+        "samples = [Sample(input=row['question'], target=row['answer'], id=row['id']) for row in rows]\n"
+        "model = get_model('openai-api/adapted/house', base_url=sys.argv[1], api_key='none')\n"
+        "task = Task(samples, scorer=match(numeric=True))\n"
+        "(log,) = eval(task, model=model, display='none', log_dir=sys.argv[3], score_display=False)\n"
+        "said = {sample.id: sample.output.completion for sample in log.samples}\n"
+        "print(json.dumps([log.status, said, log.results.scores[0].metrics['accuracy'].value]))"
+    )
+    command = [sys.executable, "-c", script, served.url, json.dumps(problems), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT)
+    if "requires at least version" in done.stderr:
+        pytest.skip(done.stderr.strip().splitlines()[-3])  # newer than the SDK that litellm allows
+    assert done.returncode == 0, done.stderr
+    status, said, accuracy = json.loads(done.stdout.splitlines()[-1])
+    client = openai.OpenAI(base_url=served.url, api_key="none")
+    for problem in problems:
+        own = client.chat.completions.create(**asked(problem)).choices[0].message.content
+        assert said[problem["id"]].strip() == own.strip()
+    house = tasks.by_name("house")
+    verdicts = [house.verdict(Question(**question_of(row)), said[row["id"]]) for row in problems]
+    assert status == "success"
+    assert accuracy == verdicts.count(Verdict.RIGHT) / len(problems)
 
 
 # --------------------------------------------------------------------------- made to break it

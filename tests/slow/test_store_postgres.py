@@ -1,10 +1,9 @@
-"""The store on a real PostgreSQL server, started from the machine's own binaries for these tests alone."""
+"""What of the store is PostgreSQL's own; that all laws of the store hold there, `make stores` tests."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,8 +13,8 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import create_engine
 
 from trimtab.data import Feedback, FeedbackKind
-from trimtab.errors import InputError, RunError
-from trimtab.store import Batch, Replays, Store
+from trimtab.errors import RunError
+from trimtab.store import Store
 from trimtab.store.database import VERSION_TABLE, migrations
 from trimtab.store.tables import metadata
 from trimtab.types import (
@@ -79,14 +78,6 @@ def test_any_text_comes_back_from_postgres_as_it_was(store: Store) -> None:
     assert store.feedback_for(" q?") == (said,)
 
 
-def test_a_run_is_taken_up_again_on_postgres(store: Store) -> None:
-    store.start_run("again", "adapt", {"lr": 0.1})
-    store.finish_run("again")
-    assert not store.start_run("again", "adapt", {"lr": 0.1}).is_finished
-    with pytest.raises(InputError, match="other settings: lr"):
-        store.start_run("again", "adapt", {"lr": 0.2})
-
-
 def test_threads_that_keep_the_same_draws_on_postgres_neither_count_twice_nor_wait_for_each_other(
     store: Store,
 ) -> None:
@@ -108,29 +99,6 @@ def test_threads_that_keep_the_same_draws_on_postgres_neither_count_twice_nor_wa
         thread.join()
     assert failures == []
     assert store.usage_of("threads").calls == 120
-
-
-def test_costs_replays_and_pruning_on_postgres(store: Store) -> None:
-    store.start_run("going", "adapt", {})
-    store.samples_of("payer").keep([reply("old"), reply("new")])
-    store.samples_of("going").keep([reply("going")])
-    assert len(store.samples_of("user").kept([Draws("old", 3, 2)])[0]) == 2
-    store.samples_of("user").kept([Draws("old", 3, 2), Draws("new", 3, 1)])
-    assert store.replays()["user"] == Replays(3, pytest.approx(0.15))
-    assert [(cost.requests, cost.usage) for cost in store.costs("payer")] == [(2, PAID + PAID)]
-    assert sum(line.bytes for line in store.cache_summary()) == store.cache_bytes()
-    assert store.prune(max_bytes=0, dry_run=True).draws == store.prune(max_bytes=0).draws > 0
-    assert {draw.key for draw in store.kept_draws()} == {"going"}
-    store.compact()
-    assert store.usage_of("payer") == PAID + PAID
-
-
-def test_a_batch_comes_back_from_postgres_as_it_was(store: Store) -> None:
-    batch = Batch("b", "r", "KEY", "http://box/v1", "", "planned", ((ODD, Draws("key", 3, 5)),))
-    store.put_batch(batch)
-    store.put_batch(batch)
-    store.set_batch("b", "submitted", remote_id="remote")
-    assert store.batches("r", ["submitted"]) == (replace(batch, status="submitted", remote_id="remote"),)
 
 
 def test_the_money_of_old_responses_survives_the_step_up_and_down_on_postgres(postgres: str) -> None:

@@ -10,6 +10,7 @@ import pytest
 from trimtab.data import (
     Feedback,
     FeedbackKind,
+    Kind,
     load_feedback,
     load_preferences,
     load_questions,
@@ -50,6 +51,19 @@ def test_every_field_of_a_question_is_read(tmp_path: Path) -> None:
     }
     expected = Question("q1", "Which?", "b", "because", ("a", "b"), ("b",), ("a",))
     assert load_questions(write(tmp_path, row)) == (expected,)
+
+
+def test_what_a_row_says_of_its_question_is_read_with_it(tmp_path: Path) -> None:
+    rows = [
+        {"id": 1, "question": "a?", "answer": "b", "category": "sums", "cluster": 7},
+        {"id": "2", "question": "c?", "answer": "d"},
+    ]
+    kinds: dict[str, Kind] = {}
+    load_questions(write(tmp_path, *rows), kinds=kinds)
+    assert kinds == {"1": Kind("sums", "7")}
+    samples = [{"text": "b", "id": "log-3"}]
+    load_recorded(write(tmp_path, {**rows[1], "cluster": "c", "samples": samples}), kinds=kinds)
+    assert kinds == {"1": Kind("sums", "7"), "2": Kind(None, "c")}
 
 
 def test_recorded_answers_stand_in_the_order_drawn(tmp_path: Path) -> None:
@@ -334,3 +348,10 @@ def test_a_message_spells_out_twenty_problems_and_counts_the_rest(tmp_path: Path
         load_questions(write(tmp_path, *[{"id": str(n)} for n in range(25)]))
     assert len(excinfo.value.problems) == 25
     assert str(excinfo.value).endswith("… and 5 more")
+
+
+def test_an_id_with_a_nul_is_refused_before_a_database_refuses_it(tmp_path):
+    file = tmp_path / "rows.jsonl"
+    file.write_text(json.dumps({"id": "a\0b", "question": "What?", "answer": "1"}) + "\n", "utf-8")
+    with pytest.raises(DataError, match=r"rows\.jsonl:1: id: holds a NUL"):
+        load_questions(file)

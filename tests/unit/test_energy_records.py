@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -302,7 +303,18 @@ def test_a_folder_without_a_manifest_is_no_adapter(tmp_path):
 
 def test_a_manifest_of_a_later_format_is_refused_by_its_number(tmp_path):
     (tmp_path / MANIFEST_NAME).write_text('{"format": 2}')
-    with pytest.raises(AdapterError, match="format 2"):
+    with pytest.raises(AdapterError, match=r"format 2.*upgrade"):
+        read_manifest(tmp_path)
+
+
+@pytest.mark.parametrize("change", [{"format": 0}, {"temperature": 0.2}, {"rules": {"a rule of old": {}}}])
+def test_an_older_manifest_is_refused_with_what_to_do(tmp_path, change):
+    content = {**json.loads(manifest_text(written(tmp_path))), **change}
+    del content["checksum"]
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    content["checksum"] = hashlib.sha256(canonical.encode()).hexdigest()
+    (tmp_path / MANIFEST_NAME).write_text(json.dumps(content))
+    with pytest.raises(AdapterError, match=r"train it again.*or use it with the trimtab that made it"):
         read_manifest(tmp_path)
 
 

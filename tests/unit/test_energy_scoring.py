@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trimtab.energy.lengths import STEP, in_batches, of_one_length, rounded
+from trimtab.energy.lengths import LEAST_TOKENS, STEP, in_batches, of_one_length, rounded
 from trimtab.energy.scoring import BatchingScorer, BatchScorer, ScoringSettings
 from trimtab.errors import RunError
 from trimtab.types import Scorer
@@ -41,9 +41,10 @@ class ByWords:
 
     seconds: float = 0.0
     tokens: int = TOKENS
+    streams: int = 1
     batches: list[list[Words]] = field(default_factory=list)
     threads: set[str] = field(default_factory=set)
-    inside: threading.Lock = field(default_factory=threading.Lock)
+    inside: threading.Lock | threading.Semaphore = field(default_factory=threading.Lock)
     gate: threading.Event | None = None
 
     def encode(self, pairs: Sequence[tuple[str, str]]) -> list[Words]:
@@ -107,6 +108,15 @@ def test_scored_batches_hold_one_rounded_length_and_keep_to_the_budget(lengths, 
         assert len(batch) == 1 or padded.pop() * len(batch) <= tokens
 
 
+@given(st.lists(st.integers(1, 90), min_size=1), st.integers(1, 4))
+def test_batches_are_cut_smaller_only_where_streams_would_have_none(lengths, streams):
+    batches = list(of_one_length(lengths, 10**6, streams))
+    assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
+    room = max(LEAST_TOKENS, sum(lengths) // streams) if streams > 1 else 10**6
+    for batch in batches:
+        assert len(batch) == 1 or len(batch) * rounded(lengths[batch[0]], STEP) <= room
+
+
 @given(st.integers(0, 10**6), st.integers(1, 100))
 def test_rounding_up_gives_the_next_multiple(count, step):
     assert 0 <= rounded(count, step) - count < step
@@ -125,7 +135,9 @@ Requests = st.lists(
 @given(Requests, st.integers(1, 30), st.integers(1, 40))
 def test_every_request_gets_its_own_scores_whatever_shares_its_batches(requests, room, tokens):
     async def asked() -> list[list[float]]:
-        async with BatchingScorer(ByWords(tokens=tokens), ScoringSettings(0.0, 2, room, 5)) as scoring:
+        async with BatchingScorer(
+            ByWords(tokens=tokens), ScoringSettings(0.0, 2, waiting=room, remembered=5)
+        ) as scoring:
             return await asyncio.gather(*(scoring.scored(*each) for each in requests))
 
     expected = [[worth(question, text) for text in texts] for question, texts in requests]
@@ -138,7 +150,7 @@ async def test_requests_of_one_moment_share_batches_of_like_length():
     async with BatchingScorer(scorer) as scoring:
         await asyncio.gather(*(scoring.scored(f"q{i}", texts) for i in range(4)))
     lengths = [[len(each) for each in batch] for batch in scorer.batches]
-    assert lengths == [[21, 21], [21, 21], [2, 2, 2, 2], [3, 3, 3, 3]]
+    assert lengths == [[21, 21], [21, 21], [2, 3, 2, 3], [2, 3, 2, 3]]
     assert scoring.counts.batches == 4
 
 
@@ -206,7 +218,7 @@ async def test_of_too_many_scores_the_longest_unused_is_forgotten():
 async def test_a_question_that_asks_for_much_does_not_hold_up_one_that_asks_for_little():
     scorer = ByWords(gate=threading.Event())
     many = [f"word{i} " * 5 for i in range(200)]
-    async with BatchingScorer(scorer, ScoringSettings(window=2)) as scoring:
+    async with BatchingScorer(scorer, ScoringSettings(window=2, turn=4)) as scoring:
         much = asyncio.create_task(scoring.scored("much", many))
         await asyncio.sleep(0.05)  # its first batch is being scored
         little = asyncio.create_task(scoring.scored("little", ["a", "b"]))
@@ -220,9 +232,9 @@ async def test_a_question_that_asks_for_much_does_not_hold_up_one_that_asks_for_
 
 async def test_turns_go_round_the_questions():
     scorer = ByWords(tokens=2)
-    async with BatchingScorer(scorer, ScoringSettings(window=1)) as scoring:
+    async with BatchingScorer(scorer, ScoringSettings(window=1, turn=2)) as scoring:
         await asyncio.gather(*(scoring.scored(name, ["x", "y", "z"]) for name in "abc"))
-    assert scorer.seen == [(name, text) for text in "xyz" for name in "abc"]
+    assert scorer.seen == [(name, text) for turn in ("xy", "z") for name in "abc" for text in turn]
 
 
 async def test_no_more_pairs_than_the_bound_are_under_way():
@@ -234,6 +246,41 @@ async def test_no_more_pairs_than_the_bound_are_under_way():
         scorer.gate.set()
         assert await asyncio.gather(*asked) == [[1.01] * 5] * 4
     assert len(scorer.seen) == 20
+
+
+# --------------------------------------------------------------------------- several streams
+
+
+@dataclass
+class Streaming(ByWords):
+    """Lets as many in as it has streams; each waits there until all have come."""
+
+    streams: int = 2
+    meeting: threading.Barrier = field(default_factory=lambda: threading.Barrier(2))
+
+    def scores(self, batch: Sequence[Words]) -> list[float]:
+        self.meeting.wait(5)
+        return [worth(each.question, each.text) for each in batch]
+
+
+async def test_as_many_batches_are_scored_at_once_as_there_are_streams():
+    async with BatchingScorer(Streaming(tokens=2)) as scoring:
+        for word in ("x", "y"):  # the second time, all streams had run out of work
+            assert await asyncio.wait_for(scoring.scored("q", [word, f"{word} z"]), 5) == [1.01, 2.01]
+    assert threads_left() == []
+
+
+async def test_closing_waits_for_all_streams():
+    scorer = ByWords(streams=3, tokens=2, seconds=0.02, inside=threading.Semaphore(3))
+    scoring = BatchingScorer(scorer)
+    asked = asyncio.create_task(scoring.scored("q", [str(i) for i in range(9)]))
+    await asyncio.sleep(0.01)
+    await scoring.close()
+    with pytest.raises(RunError, match="closed"):
+        await asked
+    assert len(scorer.batches) == 3
+    assert threads_left() == []
+    assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
 # --------------------------------------------------------------------------- errors and cancellation

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from statistics import NormalDist, fmean
 
 import numpy as np
@@ -12,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trimtab.evaluate import Mark, Spent, cluster_of, compare, paired_difference, with_costs
+from trimtab.evaluate.costs import spent_searching
 from trimtab.evaluate.intervals import (
     cluster_sums,
     mean_estimates,
@@ -199,6 +201,17 @@ def test_a_single_draw_costs_its_share_of_all_and_a_judge_what_it_asks_on_top() 
     assert costs["ai_judge@x"].usd_per_thousand == pytest.approx(5.0)
     assert costs["ai_judge@x"].draws == 2
     assert "oracle" not in costs
+
+
+def test_a_searchs_draws_are_the_complete_answers_that_its_tokens_would_make() -> None:
+    pools = [pool(str(index), [True, False], Usage(10, 100, 1, 0.004)) for index in range(5)]
+    beams = [pool(str(index), [True], Usage(60, 150, 4, 0.02)) for index in range(5)]
+    compared = compare(pools, MAJORITY, further={"beam_search": [1.0] * 5})
+    spent = {"beam_search": spent_searching(beams)}
+    cost = with_costs(compared, pools, lambda usage: None, spent).costs["beam_search"]
+    assert (cost.draws, cost.usd_per_thousand) == (3.0, pytest.approx(20.0))
+    unknown = [replace(each, usage=Usage()) for each in pools]
+    assert with_costs(compared, unknown, lambda usage: None, spent).costs["beam_search"].draws == 0
 
 
 def test_recorded_draws_are_priced_by_their_length_and_not_at_all_without_prices() -> None:

@@ -85,7 +85,7 @@ def test_without_a_key_the_environment_is_not_asked_for_one(serve, monkeypatch):
     monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
     server = serve(said("a"))
     ask(chat(server, api_key=None))
-    assert server.keys == ["Bearer no-key"]
+    assert server.keys == [None]
 
 
 # ------------------------------------------------------------------------------------ what comes back
@@ -349,6 +349,38 @@ def test_a_query_in_the_base_url_goes_with_each_request_and_not_into_errors(serv
     error = refusal(llm, EndpointError)
     assert server.paths == ["/v1/chat/completions?api-version=2024-06"]
     assert "2024-06" not in f"{error} {llm!r}"
+
+
+def test_a_proxy_that_the_system_names_is_asked_instead(serve, monkeypatch):
+    server = serve(said("a"))
+    monkeypatch.setenv("http_proxy", server.url.removesuffix("/v1"))
+    monkeypatch.delenv("no_proxy", raising=False)
+    ask(chat(server, base_url="http://box.invalid/v1"))
+    assert server.paths == ["http://box.invalid/v1/chat/completions"]
+
+
+def test_no_proxy_is_asked_for_hosts_that_are_to_be_asked_themselves(serve, monkeypatch):
+    server = serve(said("a"))
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    ask(chat(server))
+    assert server.paths == ["/v1/chat/completions"]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ('{"error": {"message": "too long"}}', "400: too long. "),
+        ('{"message": "too long"}', "400: too long. "),
+        ('{"error": "too long"}', '400: {"error": "too long"}. '),
+        ('["too long"]', '400: ["too long"]. '),
+        ("too long\n", "400: too long. "),
+        ("", "400: nothing. "),
+    ],
+)
+def test_what_a_server_says_is_repeated_in_whatever_form_it_comes(serve, content, words):
+    server = serve(lambda body: (400, {}, content))
+    assert words in f"{refusal(chat(server), RefusedError)} "
 
 
 def test_a_partly_masked_key_that_the_server_echoes_is_not_repeated(serve):

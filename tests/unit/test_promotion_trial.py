@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from trimtab.cli.learning import _hint
 from trimtab.evaluate.trial import Contender, Trial, trial
 from trimtab.stopping import DecisionRule
 from trimtab.types import Candidate, Pool, Question, Verdict
@@ -110,3 +111,11 @@ def test_a_trial_is_plain_json_with_its_objection():
     import json
 
     assert json.loads(json.dumps(held(better(0, 2)).to_json()))["objection"]
+
+
+def test_what_would_settle_a_trial_is_said_where_no_loss_was_found_and_none_ruled_out():
+    narrow = held(Contender(Likes("right", [each.question.text for each in POOLS[4:28]]), RULE))
+    assert narrow.objection
+    assert "--dev" in _hint(narrow)
+    for settled in (held(GOOD), held(BAD), trial([], [], serving(), GOOD)):
+        assert _hint(settled) == ""

@@ -4,8 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from loopback import said
 from serving import (
@@ -23,7 +31,9 @@ from serving import (
 from trimtab.drawing import answer_question
 from trimtab.errors import EndpointError, RefusedError
 from trimtab.llm import ScriptedLLM
+from trimtab.llm.observed import Tracer
 from trimtab.serve.adapters import Registry
+from trimtab.serve.metrics import shares_between, stability_index
 from trimtab.serve.streaming import once_there
 from trimtab.types import Question
 
@@ -333,3 +343,51 @@ async def test_metrics_count_what_was_answered_and_how_far_confidence_has_moved(
     assert 'trimtab_score_count{adapter="sums@v1"} 4.0' in figures
     drift = next(line for line in figures.splitlines() if line.startswith("trimtab_confidence_drift{"))
     assert float(drift.split()[-1]) == pytest.approx(0.005 * (0.5 - 0.25))
+    assert "trimtab_score_psi{" not in figures  # nobody knows the scores that are usual
+
+
+async def test_metrics_say_how_far_the_shares_of_scores_have_moved():
+    def known(name, version, folder):
+        return replace(load(name, version, folder), score_deciles=tuple(tenth / 2 for tenth in range(1, 10)))
+
+    registry = Registry({"sums": Path("sums")}, known)
+    async with running(parts_of(registry=registry)) as server:
+        await server.chat()
+        figures = (await server.http.get("/metrics")).text
+    shares = [0.1 * (1 - 0.005) + 0.005 * count / 4 for count in (0, 1, 1, 1, 0, 0, 1, 0, 0, 0)]
+    wanted = sum((share - 0.1) * math.log(share / 0.1) for share in shares)
+    index = next(line for line in figures.splitlines() if line.startswith("trimtab_score_psi{"))
+    assert float(index.split()[-1]) == pytest.approx(wanted)
+
+
+@given(st.lists(st.floats(0, 1), min_size=2, max_size=12).filter(any))
+def test_the_index_is_nothing_where_nothing_has_moved_and_never_less(weights):
+    shares = [weight / sum(weights) for weight in weights]
+    assert stability_index([1 / len(shares)] * len(shares)) == pytest.approx(0)
+    assert stability_index(shares) >= 0
+
+
+@given(st.lists(st.floats(-9, 9), min_size=1), st.lists(st.floats(-9, 9), max_size=9))
+def test_every_score_is_in_one_part(values, bounds):
+    shares = shares_between(sorted(bounds), values)
+    assert len(shares) == len(bounds) + 1
+    assert sum(shares) == pytest.approx(1)
+
+
+async def test_a_request_is_a_span_its_calls_are_the_children_and_the_callers_span_the_parent(serve):
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    parts = parts_of(url=serve(said("hello")).url, spans=provider)
+    upstream = replace(parts.upstream, observers=[Tracer(provider)])
+    parent = "00-0123456789abcdef0123456789abcdef-0123456789abcdef-01"
+    call = {"model": "box", "messages": [{"role": "user", "content": QUESTION}]}
+    async with running(replace(parts, upstream=upstream)) as server:
+        response = await server.http.post("/v1/chat/completions", json=call, headers={"traceparent": parent})
+    inner, outer = exporter.get_finished_spans()
+    assert (inner.name, outer.name) == ("chat box", "POST /v1/chat/completions")
+    assert inner.parent.span_id == outer.context.span_id
+    assert f"{outer.context.trace_id:032x}-{outer.parent.span_id:016x}" in parent
+    told = {"http.response.status_code": 200, "trimtab.request_id": response.headers["x-request-id"]}
+    assert told.items() <= outer.attributes.items()
+    assert QUESTION not in str(dict(outer.attributes))

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
 
 import pytest
 from fastapi import FastAPI
@@ -16,11 +21,32 @@ from trimtab.errors import ConfigError
 from trimtab.llm import Prices, ScriptedLLM
 from trimtab.serve.errors import ApiError
 from trimtab.serve.keys import FRESH_S, KeyRing
-from trimtab.serve.limits import Caps, Gate, Rates
+from trimtab.serve.limits import LEASE_S, Caps, Gate, KeyPlaces, Rates
 from trimtab.serve.listening import is_loopback, listening
 from trimtab.serve.operating import OPEN
 from trimtab.store import ApiKey, Inference, Order, Scope, Store, key_digest
 from trimtab.types import Candidate, Usage
+
+NUMBERS = itertools.count()
+
+
+@cache
+def keys_store() -> Store:
+    """One store for all keys of this file that need no server."""
+    return Store.in_memory()
+
+
+@contextmanager
+def limited(store: Store | None = None, **limits: Any) -> Iterator[tuple[Store, ApiKey]]:
+    """A key of its own with these limits, and the store that it is in."""
+    store = store or keys_store()
+    key = ApiKey(f"limited-{next(NUMBERS)}", "", f"digest-{next(NUMBERS)}", (), 0.0, **limits)
+    store.add_key(key)
+    yield store, key
+
+
+def gate_of(caps: Caps, store: Store | None = None) -> Gate:
+    return Gate(caps, KeyPlaces(store or keys_store()))
 
 
 def paths(app: FastAPI) -> set[tuple[str, str]]:
@@ -130,35 +156,63 @@ async def test_a_key_asks_the_models_it_may_and_sees_no_others():
 
 async def test_a_key_asks_so_often_a_minute_and_is_told_when_to_come_again():
     now = [0.0]
-    rates = Rates(clock=lambda: now[0])
-    key = ApiKey("k", "", "", (), 0.0, requests_per_minute=2)
-    rates.admit(key)
-    rates.admit(key)
+    with limited(requests_per_minute=2) as (store, key):
+        rates = Rates(store, clock=lambda: now[0])
+        await rates.admit(key)
+        await rates.admit(key)
+        with pytest.raises(ApiError) as refused:
+            await rates.admit(key)
+        assert (refused.value.status_code, refused.value.headers["Retry-After"]) == (429, "30")
+        now[0] = 30.0
+        await rates.admit(key)
+
+
+async def test_workers_on_one_store_admit_together_what_a_key_may_ask():
+    with limited(requests_per_minute=3) as (store, key):
+        workers = [Rates(store, clock=lambda: 5.0) for _ in range(2)]
+        asked = await asyncio.gather(*(workers[n % 2].admit(key) for n in range(10)), return_exceptions=True)
+    assert sum(each is None for each in asked) == 3
+    assert all(each is None or isinstance(each, ApiError) for each in asked)
+
+
+async def test_clocks_that_differ_give_no_request_away():
+    with limited(requests_per_minute=1) as (store, key):
+        await Rates(store, clock=lambda: 100.0).admit(key)
+        for behind in (99.0, 40.0):
+            with pytest.raises(ApiError):
+                await Rates(store, clock=lambda at=behind: at).admit(key)
+        with pytest.raises(ApiError):
+            await Rates(store, clock=lambda: 130.0).admit(key)
+        await Rates(store, clock=lambda: 160.0).admit(key)
+
+
+async def test_what_a_minute_would_refuse_does_not_reach_the_store():
+    now = [0.0]
+    with Store.in_memory() as own, limited(own, requests_per_minute=1) as (store, key):
+        rates = Rates(store, clock=lambda: now[0])
+        await rates.admit(key)
+        with pytest.raises(ApiError):
+            await rates.admit(key)
+    now[0] = 30.0  # the store is closed: asking it would be an error of another kind
     with pytest.raises(ApiError) as refused:
-        rates.admit(key)
-    assert (refused.value.status_code, refused.value.headers["Retry-After"]) == (429, "30")
-    now[0] = 30.0
-    rates.admit(key)
+        await rates.admit(key)
+    assert refused.value.headers["Retry-After"] == "30"
 
 
 @given(rpm=st.integers(1, 50), steps=st.lists(st.floats(0, 20), max_size=100))
 def test_no_minute_admits_more_than_a_key_may_ask_and_what_it_saved_up(rpm, steps):
-    now, admitted = [0.0], []
-    rates = Rates(clock=lambda: now[0])
-    key = ApiKey("k", "", "", (), 0.0, requests_per_minute=rpm)
-    for step in steps:
-        now[0] += step
-        try:
-            rates.admit(key)
-        except ApiError:
-            continue
-        admitted.append(now[0])
+    at, admitted = 0.0, []
+    with limited() as (store, key):
+        for step in steps:
+            at += step
+            if not store.admit_key(key.id, rpm, at):
+                admitted.append(at)
     for began in admitted:
         assert sum(began <= at < began + 60 for at in admitted) <= 2 * rpm
 
 
 async def test_a_request_without_a_place_waits_and_beyond_that_is_told_to_come_again():
-    gate = Gate(Caps(in_flight=1, waiting=1, wait_s=10))
+    gate = gate_of(Caps(in_flight=1, waiting=1, wait_s=10))
     order = []
 
     async def work(number: int) -> None:
@@ -179,7 +233,7 @@ async def test_a_request_without_a_place_waits_and_beyond_that_is_told_to_come_a
 
 @given(st.lists(st.sampled_from(["come", "go", "cancel"]), max_size=40))
 async def test_places_are_never_lost_nor_given_twice(moves):
-    gate = Gate(Caps(in_flight=2, waiting=3, wait_s=10))
+    gate = gate_of(Caps(in_flight=2, waiting=3, wait_s=10))
     inside: list[asyncio.Event] = []
     tasks: list[asyncio.Task[None]] = []
     most = [0, 0]
@@ -215,7 +269,7 @@ async def test_places_are_never_lost_nor_given_twice(moves):
 
 
 async def test_who_waits_too_long_is_told_to_come_again():
-    gate = Gate(Caps(in_flight=1, waiting=1, wait_s=0.01))
+    gate = gate_of(Caps(in_flight=1, waiting=1, wait_s=0.01))
     async with gate.place(None):
         with pytest.raises(ApiError):
             async with gate.place(None):
@@ -224,13 +278,30 @@ async def test_who_waits_too_long_is_told_to_come_again():
 
 
 async def test_a_key_has_so_many_requests_under_way_and_no_more():
-    gate, key = Gate(Caps()), ApiKey("k", "", "", (), 0.0, concurrency=1)
-    async with gate.place(key):
+    with limited(concurrency=1) as (store, key):
+        gate, other = gate_of(Caps(), store), gate_of(Caps(), store)
+        async with gate.place(key):
+            for each in (gate, other):
+                with pytest.raises(ApiError):
+                    async with each.place(key):
+                        pass
+        async with other.place(key):
+            pass
+
+
+async def test_the_place_of_a_worker_that_died_is_free_again_and_of_one_that_lives_is_not():
+    now = [0.0]
+    with limited(concurrency=1) as (store, key):
+        one, other = (KeyPlaces(store, clock=lambda: now[0]) for _ in range(2))
+        await one.place(key).__aenter__()
+        now[0] = LEASE_S - 1
+        store.hold_places(list(one._held), until=2 * LEASE_S)
+        now[0] = LEASE_S + 1
         with pytest.raises(ApiError):
-            async with gate.place(key):
-                pass
-    async with gate.place(key):
-        pass
+            await other.place(key).__aenter__()
+        now[0] = 2 * LEASE_S
+        async with other.place(key):
+            pass
 
 
 async def test_a_key_never_spends_beyond_its_limit_however_many_ask_at_once(serve):

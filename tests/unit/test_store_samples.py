@@ -114,8 +114,8 @@ def test_more_requests_than_one_statement_takes_are_kept_and_found(store: Store)
     assert store.usage_of(name).calls == 1201
 
 
-def test_what_one_store_kept_another_on_the_same_file_finds_at_once(path: Path) -> None:
-    with Store.open(path) as writer, Store.open(f"sqlite:///{path}") as reader:
+def test_what_one_store_kept_another_on_the_same_place_finds_at_once(place: str) -> None:
+    with Store.open(place) as writer, Store.open(place) as reader:
         for number in range(5):
             writer.samples_of("run").keep([reply(str(number), "hi")])
             assert texts(reader.samples_of("run"), str(number)) == {0: "hi"}

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trimtab import tasks
+from trimtab.tasks.numbers import _stated
 from trimtab.types import Question
 
 ASKED = Question("1", "How many?", answer="1000")
@@ -102,6 +103,14 @@ def test_a_fraction_reads_the_same_in_lowest_terms_and_not(top: int, bottom: int
 )
 def test_written_forms_of_real_answers_are_read(text: str, expected: str | None) -> None:
     assert READ(ASKED, text) == expected
+
+
+@given(
+    st.text("The answer is:3.\n #{}\\boxed=-*½", max_size=60), st.sampled_from(["\n", "  \n\n", "\t", "\r\n"])
+)
+def test_white_space_at_the_end_states_nothing(text: str, blank: str) -> None:
+    read = _stated.__wrapped__
+    assert read(text.rstrip() + blank) == read(text.rstrip())
 
 
 def test_an_absurdly_long_digit_string_is_no_answer() -> None:

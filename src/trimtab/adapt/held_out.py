@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from statistics import fmean
+from statistics import fmean, quantiles
 from typing import Any, Literal, get_args
 
 from trimtab.energy import Calibration, fit_calibration
@@ -25,6 +25,7 @@ from trimtab.stopping import (
 )
 from trimtab.types import Contrast, Judgement, Pool, Verdict
 
+USUAL_FROM = 100  # candidates: with fewer, a tenth of them is noise
 WATCHED = 4  # answers a side that early stopping looks at
 
 
@@ -37,6 +38,7 @@ class HeldOut:
     rule: DecisionRule  # the chosen one
     calibration: Calibration | None  # of single answers
     rules: tuple[DecisionRule, ...] = ()  # all of them, each with what was chosen for it
+    score_deciles: tuple[float, ...] = ()  # of single answers; empty where they are few
 
     @property
     def merit(self) -> float:
@@ -52,7 +54,8 @@ class HeldOut:
             calibration = Calibration(**{**calibration, **lists})
         rules = tuple(_rule_from_record(each) for each in record["rules"])
         rule = _rule_from_record(record["rule"])
-        return cls(record["questions"], record["accuracy"], rule, calibration, rules)
+        deciles = tuple(record.get("score_deciles", ()))
+        return cls(record["questions"], record["accuracy"], rule, calibration, rules, deciles)
 
     def manifest_fields(self) -> dict[str, Any]:
         """The fields of an adapter's `Manifest` that were chosen here."""
@@ -62,7 +65,12 @@ class HeldOut:
             )
             for each in self.rules
         }
-        return {"rule": self.rule.name, "rules": rules, "calibration": self.calibration}
+        return {
+            "rule": self.rule.name,
+            "rules": rules,
+            "calibration": self.calibration,
+            "score_deciles": self.score_deciles,
+        }
 
 
 def _rule_from_record(record: Mapping[str, Any]) -> DecisionRule:
@@ -131,7 +139,13 @@ def evaluate_held_out(
     if pools:
         accuracy["single"] = fmean(share_right(pool) for pool in pools)
         accuracy["oracle"] = fmean(float(share_right(pool) > 0) for pool in pools)
-    return HeldOut(len(pools), accuracy, chosen, calibration, tuple(rules))
+    return HeldOut(len(pools), accuracy, chosen, calibration, tuple(rules), score_deciles(pools))
+
+
+def score_deciles(pools: Sequence[Pool]) -> tuple[float, ...]:
+    """The nine scores between which tenths of all candidates lie; none where there are too few to tell."""
+    scores = [each.score for pool in pools for each in pool.candidates if each.score is not None]
+    return tuple(quantiles(scores, n=10)) if len(scores) >= USUAL_FROM else ()
 
 
 def _calibration(pools: Sequence[Pool]) -> Calibration | None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from trimtab.adapt.contrasts import with_replay
 from trimtab.adapt.from_feedback import Taught
-from trimtab.adapt.held_out import evaluate_held_out, held_out_contrasts
+from trimtab.adapt.held_out import evaluate_held_out, held_out_contrasts, score_deciles
 from trimtab.data import split
 from trimtab.energy import EnergyModel, FitReport, FitSettings, Manifest, Progress, fit_energy
 from trimtab.errors import RunError
@@ -141,7 +141,7 @@ def _chosen(energy: EnergyModel, manifest: Manifest, choosing: Sequence[Pool]) -
         each.verdict is Verdict.RIGHT for pool in pools for each in pool.candidates if _is_judged(each)
     ]
     if len(verdicts) < CALIBRATED_BY or len(set(verdicts)) < 2:
-        return {}
+        return {"score_deciles": score_deciles(pools)}
     is_comparable = manifest.rule != "argmax"
     return evaluate_held_out(pools, manifest.rule, is_comparable).manifest_fields()
 

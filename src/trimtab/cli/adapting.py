@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trimtab.cli import build
 from trimtab.cli.console import print_json, say, table
 from trimtab.cli.running import Running, running
+from trimtab.cli.scaling import read_there, worked_there
 from trimtab.cli.settings import Settings
+from trimtab.cli.tracking import round_figures, services_of, tracking
 from trimtab.data import data_hash, question_hash
 from trimtab.energy import Manifest, load_adapter, save_adapter, verify_adapter
 from trimtab.energy.manifest import WEIGHTS_NAME, sha256_file
@@ -32,15 +35,24 @@ PREFIXES_FOR_BEAMS = 8  # prefix targets of a question, when step-by-step search
 def run(settings: Settings, as_json: bool) -> int:
     """Runs the command; returns its exit code."""
     _check(settings)
+    settings = read_there(settings, "questions", "recorded", "dev")
     data = Data.load(settings)
     if settings.dry_run:
         _say_what_would_be_asked(settings, data, as_json)
         return 0
+    if settings.engine == "ray":
+        return worked_there(partial(_adapted, as_json), settings)
+    return _adapted(as_json, settings, data)
+
+
+def _adapted(as_json: bool, settings: Settings, data: Data | None = None) -> int:
+    """The adaptation itself, in this process or in an actor's; returns the exit code."""
+    data = data or Data.load(settings)
     parent = verify_adapter(settings.adapter).weights_sha256 if settings.adapter else None
     shaping = [*data.hashes, parent or "", *_shaping(settings, data)]
     with running(settings, "adapt", *shaping, questions=len(data.questions)) as run:
         build.limit_threads(settings, build.run_folder(settings, run.id))
-        rounds = _rounds(_job(settings, data, run), run)
+        rounds = _rounds(settings, _job(settings, data, run), run)
         usage = run.store.usage_of(run.id)
         manifest = _save_best(settings, rounds, usage)
     _tell(settings, manifest, rounds, usage, as_json)
@@ -64,6 +76,7 @@ def _check(settings: Settings) -> None:
         )
     if settings.out is not None:
         build.refuse_other_folder(settings.out)
+    services_of(settings)
 
 
 def _head(adapter: Path) -> str:
@@ -267,7 +280,7 @@ def fit_settings(settings: Settings, rate: float) -> FitSettings:
     )
 
 
-def _rounds(job: Job, run: Running) -> list[Round]:
+def _rounds(settings: Settings, job: Job, run: Running) -> list[Round]:
     """The rounds; the last is the one in which a limit was reached, if any was."""
     from trimtab.adapt import Stage, adapt
 
@@ -275,11 +288,13 @@ def _rounds(job: Job, run: Running) -> list[Round]:
         run.bar(f"round {stage.round}: {stage.name}", stage.done, stage.total, stage.note)
 
     rounds = []
-    for done in adapt(replace(job, report=report)):
-        rounds.append(done)
-        say(round_line(done))
-        if run.client.budget.is_spent:
-            break
+    with tracking(settings, run.id) as tracker:
+        for done in adapt(replace(job, report=report)):
+            rounds.append(done)
+            say(round_line(done))
+            tracker.log(done.index, round_figures(done, run.store.usage_of(run.id)))
+            if run.client.budget.is_spent:
+                break
     return rounds
 
 

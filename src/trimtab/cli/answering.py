@@ -6,7 +6,7 @@ import asyncio
 import json
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import aclosing, suppress
+from contextlib import aclosing, nullcontext, suppress
 from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from trimtab.cli.console import print_json, say, write_lines
 from trimtab.cli.evaluating import rule_of, with_task
 from trimtab.cli.progress import Bars
 from trimtab.cli.running import running
+from trimtab.cli.scaling import ClusterClient, on_cluster, read_there, refuse_unwritable
 from trimtab.cli.settings import Settings
 from trimtab.data import data_hash, load_questions
 from trimtab.drawing import BeamSettings, Waves, answer_question, draw_request, over_questions
@@ -28,17 +29,26 @@ if TYPE_CHECKING:
     from trimtab.adapt import Prepay
 
 
+SHARDS = "shards"  # folder in a run's
+
+
 def run(settings: Settings, as_json: bool) -> int:
     """Runs the command; returns its exit code."""
     build.named(settings, "adapter", "questions", "model")
+    with nullcontext() if settings.dry_run else on_cluster(settings):
+        return _run(settings, as_json)
+
+
+def _run(settings: Settings, as_json: bool) -> int:
     assert settings.adapter is not None
     assert settings.questions is not None
     if settings.out is not None and settings.out.is_dir():
         raise ConfigError(f"out: {settings.out} is a folder; name a file for the answers")
     if settings.stop_when_sure and settings.batch:
         raise ConfigError("stop_when_sure draws wave by wave; leave out --batch, which takes hours a wave")
+    refuse_unwritable(settings.out)
     manifest = verify_adapter(settings.adapter)
-    settings = with_task(settings, manifest)
+    settings = read_there(with_task(settings, manifest), "questions")
     task = tasks.by_name(settings.task or manifest.task)
     questions = load_questions(settings.questions or "")
     if settings.dry_run:
@@ -49,8 +59,11 @@ def run(settings: Settings, as_json: bool) -> int:
             f"{len(questions)} questions, at most {each} answers each, of {settings.model}; nothing was asked"
         )
         return 0
-    build.limit_threads(settings)
-    answers, code = _answers(settings, questions, task)
+    if settings.engine == "ray":
+        answers, code = _answers_there(settings, questions, task)
+    else:
+        build.limit_threads(settings)
+        answers, code = _answers(settings, questions, task)
     if code == 0:
         _refuse_outage(answers)
     spared = sum(answer.spared for answer in answers)
@@ -95,6 +108,37 @@ def _answers(settings: Settings, questions: Sequence[Question], task: Task) -> t
             asyncio.run(_prepaid(prepay, [draw_request(each, task, sampling) for each in questions]))
         found = asyncio.run(_gathered(questions, one, scorer, settings.concurrency, run.bar))
     return [found[question.id] for question in questions], run.exit_code
+
+
+def _answers_there(settings: Settings, questions: Sequence[Question], task: Task) -> tuple[list[Answer], int]:
+    """The same on a Ray cluster: in shards on disk as they come, where a killed run finds them again."""
+    from trimtab.scale.recipes import Answering
+    from trimtab.scale.remote import answer_of, answered, shard_size
+    from trimtab.scale.shards import Shards
+
+    assert settings.adapter is not None
+    manifest = verify_adapter(settings.adapter)
+    with running(settings, "answer", data_hash(questions), questions=len(questions)) as run:
+        assert isinstance(run.client, ClusterClient)
+        folder = build.run_folder(settings, run.id) / SHARDS
+        shards = Shards(folder, of=run.id, rows=len(questions), size=shard_size(len(questions)))
+        run.client.score()
+        answering = Answering(
+            task.name,
+            rule_of(settings, manifest),
+            how_of(settings),
+            manifest.calibration,
+            settings.abstain_below,
+            settings.question_deadline_s,
+        )
+
+        def report(done: int, total: int) -> None:
+            if done == total and isinstance(run.client, ClusterClient):
+                run.client.hear()
+            run.bar("answer", done, total)
+
+        asyncio.run(answered(run.client.samplers, shards, questions, answering, report))
+    return [answer_of(row) for row in shards.lines()], run.exit_code
 
 
 def how_of(settings: Settings) -> Sampling | Waves | BeamSettings:

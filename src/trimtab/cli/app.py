@@ -30,6 +30,8 @@ feedback = typer.Typer(help="What people said about answers.", no_args_is_help=T
 app.add_typer(feedback, name="feedback")
 cache = typer.Typer(help="Draws that were paid for, so that none is twice.", no_args_is_help=True)
 app.add_typer(cache, name="cache")
+stores = typer.Typer(help="A store as a whole: moved, or for an older trimtab.", no_args_is_help=True)
+app.add_typer(stores, name="store")
 classify = typer.Typer(help="Few-shot classification of texts.", no_args_is_help=True)
 app.add_typer(classify, name="classify")
 keys = typer.Typer(help="Who may ask a server.", no_args_is_help=True)
@@ -63,9 +65,13 @@ ASK_FLAGS = [
 ]
 SEARCH_FLAGS = ["search", "draws", "width", "samples", "max_steps", "rule", "abstain_below"]
 STOPPING_FLAGS = ["stop_when_sure", "certainty", "wave"]
+RAY_FLAGS = [
+    *("engine", "ray_address", "ray_samplers"),
+    *("ray_scorers", "ray_scorers_most", "ray_cpus", "ray_gpus"),
+]
 RUN_FLAGS = ["seed", "threads", "bf16", "work_dir"]
 SERVER_FLAGS = [
-    *("in_flight", "waiting", "grace_s"),
+    *("in_flight", "waiting", "grace_s", "keep_days"),
     *("max_body_kb", "max_messages", "max_n", "max_answer_tokens"),
 ]
 FIT_FLAGS = [
@@ -144,7 +150,8 @@ def _options(
         *("trim", "source_share", "margin"),
         *SEARCH_FLAGS,
         *RUN_FLAGS,
-        *("store", "out", "force", "dry_run"),
+        *RAY_FLAGS,
+        *("store", "track", "out", "force", "dry_run"),
     ],
     "learning",
     function="adapt",
@@ -169,7 +176,8 @@ def adapt(
     "evaluate",
     [
         *(*LLM_FLAGS, "adapter", "recorded", "questions", *SEARCH_FLAGS, "certainty"),
-        *("against", "budgets", "seeds", *RUN_FLAGS, "out", "require", "dry_run"),
+        *("against", "budgets", "seeds", *RUN_FLAGS, *RAY_FLAGS),
+        *("store", "track", "out", "require", "dry_run"),
     ],
     "evaluating",
 )
@@ -180,7 +188,10 @@ def evaluate() -> None:
 @command(
     app,
     "answer",
-    [*LLM_FLAGS, "adapter", "questions", *SEARCH_FLAGS, *STOPPING_FLAGS, *RUN_FLAGS, "out", "dry_run"],
+    [
+        *(*LLM_FLAGS, "adapter", "questions", *SEARCH_FLAGS, *STOPPING_FLAGS),
+        *(*RUN_FLAGS, *RAY_FLAGS, "store", "out", "dry_run"),
+    ],
     "answering",
 )
 def answer() -> None:
@@ -192,7 +203,7 @@ def answer() -> None:
     "estimate",
     [
         *("for_command", "probe", *LLM_FLAGS, "adapter", "questions", "recorded", "dev"),
-        *("rounds", "judge", "judge_model", *SEARCH_FLAGS, "seed", "work_dir"),
+        *("rounds", "judge", "judge_model", *SEARCH_FLAGS, "against", "seeds", "seed", "work_dir"),
     ],
     "estimating",
 )
@@ -242,6 +253,22 @@ def blackbox(
         return print_questions(problems, problem_seed)
     serve(port, host, on_ready=lambda url: err.print(f"serving at {url} (stop with Ctrl-C)"))
     return None
+
+
+@app.command("import-logs")
+def import_logs(
+    files: Annotated[list[Path], typer.Argument(help="Logged completions, JSON or JSONL.")],
+    form: Annotated[str, typer.Option("--format", help="openai or langfuse.")] = "openai",
+    out: Annotated[Path | None, typer.Option(help="JSONL to write. [default: stdout]")] = None,
+    questions: Annotated[
+        Path | None, typer.Option(help="JSONL of questions: only answers to these, with their references.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Read completions that others logged into rows of recorded answers, which --recorded reads."""
+    from trimtab.cli.importing import import_logs
+
+    import_logs(files, out, json, form=form, questions=questions)
 
 
 Form = Annotated[str, typer.Option("--format", help="jsonl, label-studio or preferences.")]
@@ -349,6 +376,31 @@ def cache_export() -> None:
     """Kept draws as JSONL; with --questions as rows of recorded answers, which --recorded reads."""
 
 
+@stores.command("copy")
+def store_copy(
+    source: Annotated[str, typer.Argument(help="A file or a postgresql:// URL.")],
+    target: Annotated[str, typer.Argument(help="A file or a URL, without a row; made if missing.")],
+    json: Json = False,
+) -> None:
+    """Copy a whole store into an empty one: from a file to a server, and back."""
+    from trimtab.cli.moving import copy
+
+    copy(source, target, json)
+
+
+@stores.command("step-down")
+def store_step_down(
+    place: Annotated[str, typer.Argument(help="A file or a postgresql:// URL.")],
+    to: Annotated[str, typer.Argument(help="The schema's older version, e.g. 0002_draws_and_calls.")],
+    yes: Annotated[bool, typer.Option("--yes", help="What only newer versions keep may be deleted.")] = False,
+    json: Json = False,
+) -> None:
+    """Take a store's schema back, for an older trimtab; opening it with this one brings it up again."""
+    from trimtab.cli.moving import back
+
+    back(place, to, yes, json)
+
+
 @classify.command("fit")
 def classify_fit(
     train: Annotated[Path, typer.Option(help="JSONL of labelled texts to learn from.")],
@@ -393,7 +445,7 @@ def classify_augment(
 @command(
     classify,
     "predict",
-    [*ASK_FLAGS, "abstain_below", "seed", "work_dir", "force", "dry_run"],
+    [*ASK_FLAGS, "abstain_below", "seed", "work_dir", *RAY_FLAGS, "store", "force", "dry_run"],
     "applying",
     function="predict",
 )

@@ -19,11 +19,13 @@ from trimtab.cli.classifying import loaded, reading_bar, refuse_folder
 from trimtab.cli.console import print_json, say, table, write_lines
 from trimtab.cli.labelling import Ask, Labelled
 from trimtab.cli.outlay import Estimate
+from trimtab.cli.scaling import classified, on_cluster, read_rows, refuse_unwritable
 from trimtab.cli.settings import Settings
 from trimtab.cli.weighing import IN_CONTEXT, ZERO_SHOT, Weighed, share
 from trimtab.crosstune import measures
 from trimtab.crosstune.asking import AskSettings
 from trimtab.crosstune.network import Array
+from trimtab.crosstune.readings import Progress
 from trimtab.crosstune.requesting import Text
 from trimtab.crosstune.rows import LabelledText, load_labelled
 from trimtab.errors import ConfigError
@@ -106,8 +108,24 @@ def predict(
 ) -> int:
     """Writes one row a text, all or nothing; returns the exit code."""
     refuse_folder(out)
+    refuse_unwritable(out)
     settings = labelling.with_llm(settings, llm)
     _refuse_unroutable(settings, route)
+    with on_cluster(settings):
+        return _predicted(settings, as_json, model, data, out, route=route, train=train, shots=shots)
+
+
+def _predicted(
+    settings: Settings,
+    as_json: bool,
+    model: Path,
+    data: Path,
+    out: Path,
+    *,
+    route: bool,
+    train: Path | None,
+    shots: int,
+) -> int:
     applied = _applied(settings, as_json, model, data, train, shots, need_label=False)
     asks = applied.asks(compare=False, route=route)
     estimate = _said_first(settings, asks)
@@ -180,12 +198,25 @@ def _applied(
 ) -> Applied:
     model = loaded(settings, folder)
     names = model.classes_.tolist()
-    rows = load_labelled(data, names if need_label else None, need_label=need_label)
+    rows = load_labelled(read_rows(settings, data), names if need_label else None, need_label=need_label)
     shots = load_labelled(train, names) if train else ()
     _refuse_mixed(rows, shots, data, train)
     with reading_bar(as_json) as progress:
-        found = model.predict_proba([row.text for row in rows], progress)
+        texts = [row.text for row in rows]
+        found = _probabilities(settings, model, folder, texts, progress)
     return Applied(settings, model, rows, shots, shown, found)
+
+
+def _probabilities(
+    settings: Settings,
+    model: CrossTuneClassifier,
+    folder: Path,
+    texts: list[Text],
+    progress: Progress | None,
+) -> Array:
+    if settings.engine == "local":
+        return model.predict_proba(texts, progress)
+    return np.array(classified(settings, folder, texts, progress))
 
 
 def _refuse_mixed(

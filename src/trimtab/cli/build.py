@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from trimtab import tasks
 from trimtab.cli.console import say
 from trimtab.cli.settings import Settings
-from trimtab.data import load_questions, load_recorded, split
+from trimtab.data import Kind, load_questions, load_recorded, split
 from trimtab.drawing import BeamSettings
 from trimtab.energy.manifest import MANIFEST_NAME
 from trimtab.errors import ConfigError
@@ -40,6 +40,7 @@ NOT_OF_THE_RUN = {
         "log",
         "trace",
         "trace_content",
+        "track",
         "probe",
         "for_command",
     ),
@@ -48,7 +49,8 @@ NOT_OF_THE_RUN = {
     *("api_key_env", "headers", "max_usd", "max_total_tokens", "max_calls", "max_wall_s"),
     *("key_max_usd", "key_max_tokens", "key_max_calls"),
     *("usd_per_million_in", "usd_per_million_out", "unpriced", "cache", "cache_max_mb"),
-    *("store", "in_flight", "waiting", "grace_s"),
+    *("engine", "ray_address", "ray_samplers", "ray_scorers", "ray_scorers_most", "ray_cpus", "ray_gpus"),
+    *("store", "in_flight", "waiting", "grace_s", "keep_days"),
     *("max_body_kb", "max_messages", "max_n", "max_answer_tokens"),
 }
 
@@ -149,14 +151,18 @@ def take_up(store: Store, run_id: str, kind: str, config: dict[str, object]) -> 
     store.start_run(run_id, kind, config)
 
 
-def recorded_rows(path: Path | None, settings: Settings) -> tuple[Recorded, ...]:
+def recorded_rows(
+    path: Path | None, settings: Settings, kinds: dict[str, Kind] | None = None
+) -> tuple[Recorded, ...]:
     """The recorded answers in a file; none without one."""
-    return load_recorded(path, need_answer=needs_reference(settings)) if path else ()
+    return load_recorded(path, need_answer=needs_reference(settings), kinds=kinds) if path else ()
 
 
-def question_rows(path: Path | None, settings: Settings) -> tuple[Question, ...]:
+def question_rows(
+    path: Path | None, settings: Settings, kinds: dict[str, Kind] | None = None
+) -> tuple[Question, ...]:
     """The questions in a file; none without one."""
-    return load_questions(path, need_answer=needs_reference(settings)) if path else ()
+    return load_questions(path, need_answer=needs_reference(settings), kinds=kinds) if path else ()
 
 
 def question_of(row: Question | Recorded) -> Question:
@@ -195,7 +201,7 @@ def scorer_of(settings: Settings) -> tuple[Scorer, Manifest]:
 
     assert settings.adapter is not None
     engine: EngineName | None = "torch_bf16" if settings.bf16 else None
-    return load_scorer(settings.adapter, engine=engine, threads=settings.threads or 1)
+    return load_scorer(settings.adapter, engine=engine, threads=settings.threads)
 
 
 def limit_threads(settings: Settings, run_folder: Path | None = None) -> None:

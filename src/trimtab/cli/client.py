@@ -6,7 +6,7 @@ themselves live in `llm`; here they are put together from the settings.
 
 from __future__ import annotations
 
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from trimtab.cli.settings import Settings, api_key, headers_of
 from trimtab.errors import ConfigError
@@ -18,6 +18,9 @@ from trimtab.llm.transport import OpenAITransport, Transport
 from trimtab.store import Store
 from trimtab.types import LLM
 
+if TYPE_CHECKING:
+    from trimtab.scale.leases import LeasedBudget, LeasedLimiter
+
 CONNECTIONS = 1000  # open at once, whatever the limiter grows to: it never grows beyond `concurrency`
 
 
@@ -28,12 +31,19 @@ class Client:
         settings: the run's.
         store: where draws and the ledger are kept.
         run_id: on whose account.
+        leased: a limiter and a budget of elsewhere in the place of its own.
 
     Raises:
         ConfigError: a price is needed and unknown; a key, header, capability or limit cannot be used.
     """
 
-    def __init__(self, settings: Settings, store: Store, run_id: str) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        run_id: str,
+        leased: tuple[LeasedLimiter, LeasedBudget] | None = None,
+    ) -> None:
         self._settings, self._store, self._run_id = settings, store, run_id
         self.prices = prices_of(settings)
         self.budget = _budget(settings, store, run_id)
@@ -42,10 +52,12 @@ class Client:
             requests_per_minute=settings.requests_per_minute,
             tokens_per_minute=settings.tokens_per_minute,
         )
-        self.meter = Meter(self.limiter)
+        self._turns: Limiter | LeasedLimiter = leased[0] if leased else self.limiter
+        self._purse: Budget | LeasedBudget = leased[1] if leased else self.budget
+        self.meter = Meter(self._turns)
         self._log = CallLog(settings.log)
-        self._spans = provider_to(settings.trace) if settings.trace else None
-        traced = [Tracer(self._spans, with_content=settings.trace_content)] if self._spans else []
+        self.spans = provider_to(settings.trace) if settings.trace else None
+        traced = [Tracer(self.spans, with_content=settings.trace_content)] if self.spans else []
         self.observers: list[Observer] = [self.meter, self._log, *traced]
         self._boxes: dict[str, ChatLLM] = {}
 
@@ -54,8 +66,8 @@ class Client:
 
     def __exit__(self, *raised: object) -> None:
         self._log.close()
-        if self._spans is not None:
-            self._spans.shutdown()
+        if self.spans is not None:
+            self.spans.shutdown()
 
     def box(self, name: str | None = None) -> ChatLLM:
         """The chat model of the settings, or another at the same endpoint; each is made once."""
@@ -89,9 +101,9 @@ class Client:
             timeout_s=settings.timeout_s,
             call_deadline_s=settings.call_deadline_s,
             capabilities=capabilities_of(name, settings.capabilities),
-            limiter=self.limiter,
+            limiter=self._turns,
             prices=self.prices,
-            budget=self.budget,
+            budget=self._purse,
             watch=self.observers,
             idempotent=self._run_id if settings.cache else None,
         )

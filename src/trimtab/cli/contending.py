@@ -18,6 +18,7 @@ from typing import Literal
 
 from trimtab.cli import build
 from trimtab.cli.progress import Bars
+from trimtab.cli.scaling import ScorerOnCluster
 from trimtab.cli.settings import Settings
 from trimtab.data import load_recorded
 from trimtab.energy import Manifest, read_manifest, verify_adapter
@@ -25,6 +26,7 @@ from trimtab.energy.manifest import MANIFEST_NAME
 from trimtab.errors import ConfigError, InputError
 from trimtab.evaluate import KeptScores, Spent, read_results
 from trimtab.evaluate.comparison import AI_JUDGE, BEST_OF_N, OF
+from trimtab.evaluate.costs import spent_on
 from trimtab.evaluate.results import RESULTS_NAME, is_results
 from trimtab.judge import REASONING, TRUTHFUL, AIJudge
 from trimtab.pools import recorded_pool, scored
@@ -141,9 +143,7 @@ def _adapter(field: Field, contender: Contender) -> Entry:
 
 def _other_box(field: Field, contender: Contender, pools: list[Pool]) -> Entry:
     outcomes = [is_right(pool, field.rule) for pool in field.scorer(pools)]
-    usage = sum((pool.usage for pool in pools), start=Usage())
-    spent = Spent(sum(len(pool.candidates) for pool in pools), usage.usd if usage.calls else None)
-    return Entry(f"{field.decided_by}{OF}{contender.name}", outcomes, spent)
+    return Entry(f"{field.decided_by}{OF}{contender.name}", outcomes, spent_on(pools))
 
 
 def _recorded(field: Field, contender: Contender) -> Entry:
@@ -165,9 +165,14 @@ def _results(field: Field, contender: Contender) -> Entry:
     return Entry(f"{results.method.partition(OF)[0]}{OF}{contender.name}", outcomes, Spent(0, None))
 
 
+def judge_by(llm: LLM, settings: Settings, task: Task) -> AIJudge:
+    """The judge that picks the best of each pool."""
+    criteria = TRUTHFUL if task.name == "truthfulqa" else REASONING
+    return AIJudge(llm, seed=settings.seed, criteria=criteria)
+
+
 def _judge(field: Field, contender: Contender) -> Entry:
-    criteria = TRUTHFUL if field.task.name == "truthfulqa" else REASONING
-    judge = AIJudge(field.model(contender.what), seed=field.settings.seed, criteria=criteria)
+    judge = judge_by(field.model(contender.what), field.settings, field.task)
     return asyncio.run(_picked(field, judge, f"{AI_JUDGE}{OF}{contender.name}"))
 
 
@@ -215,6 +220,8 @@ def with_scores_of(settings: Settings, folder: Path, pools: Sequence[Pool], bar:
 
 def _kept(settings: Settings, manifest: Manifest, bar: Bars) -> Scorer:
     def made() -> Scorer:
+        if settings.engine == "ray":
+            return ScorerOnCluster(settings)
         build.limit_threads(settings)
         return build.scorer_of(settings)[0]
 

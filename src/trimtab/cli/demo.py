@@ -25,7 +25,18 @@ from trimtab.data import data_hash
 from trimtab.drawing import BeamSettings
 from trimtab.energy import EnergyModel, FitSettings, Manifest, load_adapter, save_adapter
 from trimtab.energy.manifest import sha256_file
-from trimtab.evaluate import Comparison, Estimate, ReportData, RoundPoint, Transfer, compare, write_report
+from trimtab.evaluate import (
+    Comparison,
+    Estimate,
+    ReportData,
+    RoundPoint,
+    Transfer,
+    compare,
+    with_costs,
+    write_report,
+)
+from trimtab.evaluate.comparison import BEAM_SEARCH
+from trimtab.evaluate.costs import spent_searching
 from trimtab.evaluate.intervals import wilson_interval
 from trimtab.evaluate.words import accuracy_rows, difference_rows, headline
 from trimtab.judge import GroundTruth
@@ -180,12 +191,15 @@ class _Story:
         pools = self._scored(folder, self._drawer(MODEL, "test").draw(self.questions.test, adapted=False))
         energy, manifest = load_adapter(folder, bf16=_has_bf16())
         search = self._drawer(MODEL, "beam search", energy).draw(self.questions.test, adapted=True)
-        return compare(
+        comparison = compare(
             pools,
             manifest.decision_rule(),
             others=manifest.decision_rules(),
-            further={"beam_search": [best_is_right(pool) for pool in search]},
+            further={BEAM_SEARCH: [best_is_right(pool) for pool in search]},
         )
+        prices = Prices(self.base_url)
+        spent = {BEAM_SEARCH: spent_searching(search)}
+        return with_costs(comparison, pools, lambda usage: prices.usd(MODEL, usage), spent)
 
     def transferred(self, folder: Path) -> Transfer:
         """The same adapter in front of another black box, without training anything."""

@@ -8,7 +8,7 @@ very questions (`--probe` pays for a few), else on earlier runs of the model and
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing, closing
 from dataclasses import dataclass, replace
 from statistics import fmean, stdev
@@ -19,6 +19,7 @@ from trimtab.cli import build
 from trimtab.cli.adapting import Data
 from trimtab.cli.client import Client, prices_of, transport_of
 from trimtab.cli.console import print_json, say
+from trimtab.cli.contending import Contender, contenders, judge_by
 from trimtab.cli.evaluating import with_task
 from trimtab.cli.foreseeing import JUDGES_REPLY, Asked, Foresight, Longest, Replies, Unscored, Usual
 from trimtab.cli.ledger import dollars, print_aligned
@@ -56,12 +57,14 @@ LEAST_BAND = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """Questions that a run asks in one way, and whether a judge is then shown the answers."""
+    """Questions that a run asks in one way, and who is then shown the answers."""
 
     rows: Sequence[Question] | Sequence[Recorded]
     how: Sampling | BeamSettings | None  # None: the answers are recorded
-    shown: int  # answers that the judge sees
-    is_judged: bool = False
+    shown: int  # answers that a judge sees
+    is_judged: bool = False  # by the judge that the settings name
+    model: str | None = None  # who is asked; None: the black box
+    judges: tuple[str, ...] = ()  # models that pick the best of the answers
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,21 +118,24 @@ class _Plan:
     @classmethod
     def of(cls, settings: Settings) -> _Plan:
         """The plan of the settings. Raises ConfigError where the command itself would."""
-        build.named(settings, "model")
         planned = {"adapt": _adapting, "answer": _answering, "evaluate": _evaluating}
         settings, task, stages = planned[settings.for_command](settings)
         questions = {each.id: each for stage in stages for each in map(build.question_of, stage.rows)}
-        is_judged = any(stage.is_judged for stage in stages)
-        models = [
-            settings.model or "",
-            *([settings.judge_model or settings.model or ""] if is_judged else []),
-        ]
-        return cls(
-            settings, task, stages, list(questions.values()), list(dict.fromkeys(models)), prices_of(settings)
-        )
+        models = list(dict.fromkeys(each for stage in stages for each in _models(settings, stage)))
+        return cls(settings, task, stages, list(questions.values()), models, prices_of(settings))
+
+
+def _models(settings: Settings, stage: Stage) -> Iterator[str]:
+    """Who is asked in a stage."""
+    if stage.how is not None:
+        yield stage.model or settings.model or ""
+    if stage.is_judged:
+        yield settings.judge_model or settings.model or ""
+    yield from stage.judges
 
 
 def _adapting(settings: Settings) -> tuple[Settings, Task, list[Stage]]:
+    build.named(settings, "model")
     data = Data.load(settings)
     is_judged = settings.judge in ("ai", "combined")
     plain, seed = build.sampling_of(settings), settings.seed
@@ -138,14 +144,13 @@ def _adapting(settings: Settings) -> tuple[Settings, Task, list[Stage]]:
         how = replace(plain, seed=round_seed(seed, stage, index))
         return Stage(rows, how, settings.draws, is_judged)
 
-    def kept(rows: Sequence[Recorded]) -> Stage:
-        return Stage(rows, None, max(len(row.samples) for row in rows), is_judged)
-
-    warm = kept(data.recorded) if data.recorded else drawn(data.questions, "draw", 0)
+    warm = _kept(data.recorded, is_judged=is_judged) if data.recorded else drawn(data.questions, "draw", 0)
     stages = [warm, *(_adapted(settings, data, index, is_judged) for index in range(1, settings.rounds + 1))]
     recorded = [row for row in data.held_out if isinstance(row, Recorded)]
     if data.held_out:
-        stages.append(kept(recorded) if recorded else drawn(data.held_out, "draw held-out", 0))
+        stages.append(
+            _kept(recorded, is_judged=is_judged) if recorded else drawn(data.held_out, "draw held-out", 0)
+        )
     return settings, data.task, stages
 
 
@@ -161,19 +166,53 @@ def _adapted(settings: Settings, data: Data, index: int, is_judged: bool) -> Sta
 
 
 def _answering(settings: Settings) -> tuple[Settings, Task, list[Stage]]:
-    build.named(settings, "questions")
+    build.named(settings, "model", "questions")
     settings, rows = _with_task(settings), load_questions(settings.questions or "")
     how = build.beam_of(settings) if settings.search == "beam" else build.sampling_of(settings)
     return settings, build.task_of(settings, rows), [Stage(rows, how, settings.draws)]
 
 
 def _evaluating(settings: Settings) -> tuple[Settings, Task, list[Stage]]:
-    build.named(settings, "questions")
+    against = contenders(settings.against)
+    if settings.recorded is None or not any(each.asks for each in against):
+        build.named(settings, "model", "questions")
     settings = _with_task(settings)
-    rows = build.question_rows(settings.questions, settings)
-    searched = [Stage(rows, build.beam_of(settings), settings.width)] if settings.search == "beam" else []
-    stages = [Stage(rows, build.sampling_of(settings), settings.draws), *searched]
-    return settings, build.task_of(settings, rows), stages
+    asked = build.question_rows(settings.questions, settings)
+    recorded = build.recorded_rows(settings.recorded, settings)
+    every = [*(row.question for row in recorded), *asked]
+    judges = tuple(each.what for each in against if each.sort == "judge")
+    kept = [_kept(recorded, judges)] if recorded else []
+    stages = [stage for how in _seeded(settings) for stage in _drawn(how, asked, every, against, judges)]
+    return settings, build.task_of(settings, every), kept + stages
+
+
+def _seeded(settings: Settings) -> list[Settings]:
+    """The settings under each seed."""
+    seeds = range(settings.seed, settings.seed + settings.seeds)
+    return [settings.model_copy(update={"seed": seed}) for seed in seeds]
+
+
+def _drawn(
+    settings: Settings,
+    asked: Sequence[Question],
+    every: Sequence[Question],
+    against: Sequence[Contender],
+    judges: tuple[str, ...],
+) -> Iterator[Stage]:
+    """What an evaluation draws under one seed."""
+    plain = build.sampling_of(settings)
+    if asked:
+        yield Stage(asked, plain, settings.draws, judges=judges)
+    if asked and settings.search == "beam":
+        yield Stage(asked, build.beam_of(settings), settings.width)
+    for each in against:
+        if each.sort == "model":
+            yield Stage(every, plain, settings.draws, model=each.what)
+
+
+def _kept(rows: Sequence[Recorded], judges: tuple[str, ...] = (), is_judged: bool = False) -> Stage:
+    """Answers that are recorded, and only shown to judges."""
+    return Stage(rows, None, max(len(row.samples) for row in rows), is_judged, judges=judges)
 
 
 def _with_task(settings: Settings) -> Settings:
@@ -188,7 +227,7 @@ async def _carried_out(
     rows: Sequence[Question] | Sequence[Recorded],
     llm: LLM,
     task: Task,
-    judge: Judge,
+    judges: Sequence[Judge],
     scorer: Scorer,
     concurrency: int,
 ) -> list[Pool]:
@@ -196,7 +235,7 @@ async def _carried_out(
 
     async def one(row: Question | Recorded) -> Pool:
         pool = await drawn(row)
-        if stage.is_judged:
+        for judge in judges:
             await judge.judge(pool.question, pool.candidates[: stage.shown])
         return pool
 
@@ -213,6 +252,12 @@ async def _carried_out(
         return [pool async for pool in ended]
 
 
+def _judges(plan: _Plan, stage: Stage, store: Store, models: build.Models) -> list[Judge]:
+    """Who is shown the stage's answers."""
+    own = [build.judge_of(plan.settings, plan.task, store, models)] if stage.is_judged else []
+    return [*own, *(judge_by(models.model(name), plan.settings, plan.task) for name in stage.judges)]
+
+
 def _probe(plan: _Plan, store: Store) -> tuple[list[Pool], Usage]:
     """A few questions of the first stage, asked and paid for as the run would; kept for the run."""
     settings, stage = plan.settings, plan.stages[0]
@@ -221,7 +266,6 @@ def _probe(plan: _Plan, store: Store) -> tuple[list[Pool], Usage]:
     store.start_run(run_id, "estimate", config)
     before = store.usage_of(run_id)
     with Client(settings, store, run_id) as client:
-        judge = build.judge_of(settings, plan.task, store, client)
         scorer: Scorer = Unscored()
         if isinstance(stage.how, BeamSettings) and settings.adapter is not None:
             build.limit_threads(settings)
@@ -229,9 +273,9 @@ def _probe(plan: _Plan, store: Store) -> tuple[list[Pool], Usage]:
         asking = _carried_out(
             stage,
             rows,
-            client.model(),
+            client.model(stage.model),
             plan.task,
-            judge,
+            _judges(plan, stage, store, client),
             scorer,
             max(1, min(len(rows), settings.concurrency)),
         )
@@ -298,12 +342,11 @@ def _foreseen(plan: _Plan, store: Store, replies: Replies) -> Foresight:
         scope=payer_scope(settings),
         bypass=not settings.cache,
     )
-    judge = build.judge_of(settings, plan.task, store, foresight)
 
     async def all_stages() -> None:
         for stage in plan.stages:
-            llm = foresight.model()
-            await _carried_out(stage, stage.rows, llm, foresight.task, judge, Unscored(), AT_ONCE)
+            llm, judges = foresight.model(stage.model), _judges(plan, stage, store, foresight)
+            await _carried_out(stage, stage.rows, llm, foresight.task, judges, Unscored(), AT_ONCE)
 
     asyncio.run(all_stages())
     return foresight

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -14,8 +14,10 @@ from trimtab.cli.console import out, print_json, say, table
 from trimtab.cli.contending import Contender, Entry, Field, contenders, is_right, with_scores_of
 from trimtab.cli.progress import Bars, bars
 from trimtab.cli.running import Running, running
+from trimtab.cli.scaling import on_cluster, read_there
 from trimtab.cli.settings import Settings
-from trimtab.data import Kind, data_hash, load_kinds
+from trimtab.cli.tracking import comparison_figures, services_of, tracking
+from trimtab.data import Kind, data_hash
 from trimtab.energy import Manifest, verify_adapter
 from trimtab.errors import BudgetSpentError, ConfigError
 from trimtab.evaluate import (
@@ -30,12 +32,12 @@ from trimtab.evaluate import (
     write_report,
 )
 from trimtab.evaluate.comparison import BEAM_SEARCH, BEST_OF_N
-from trimtab.evaluate.costs import Spent
+from trimtab.evaluate.costs import spent_searching
 from trimtab.evaluate.report import rounds_of
 from trimtab.evaluate.words import accuracy_rows, difference_rows, headline, stopping_sentence
 from trimtab.pools import recorded_pool
 from trimtab.stopping import DecisionRule
-from trimtab.types import LLM, Pool, Question, Recorded, Task, Usage
+from trimtab.types import LLM, Pool, Question, Recorded, Task
 
 if TYPE_CHECKING:
     from trimtab.adapt import Drawer
@@ -62,11 +64,10 @@ class _Asked:
         _check(settings, against)
         manifest = verify_adapter(settings.adapter) if settings.adapter else None
         settings = with_task(settings, manifest)
-        recorded = build.recorded_rows(settings.recorded, settings)
-        questions = build.question_rows(settings.questions, settings)
+        kinds: dict[str, Kind] = {}
+        recorded = build.recorded_rows(settings.recorded, settings, kinds)
+        questions = build.question_rows(settings.questions, settings, kinds)
         task = build.task_of(settings, [*questions, *(row.question for row in recorded)])
-        files = [path for path in (settings.recorded, settings.questions) if path is not None]
-        kinds = {name: kind for path in files for name, kind in load_kinds(path).items()}
         return cls(settings, manifest, task, recorded, questions, kinds, against)
 
     @property
@@ -99,6 +100,12 @@ class _Drawn:
 
 def run(settings: Settings, as_json: bool) -> int:
     """Runs the command; returns its exit code."""
+    settings = read_there(settings, "questions", "recorded")
+    with nullcontext() if settings.dry_run else on_cluster(settings):
+        return _run(settings, as_json)
+
+
+def _run(settings: Settings, as_json: bool) -> int:
     targets = parse_targets(settings.require) if settings.require else ()
     asked = _Asked.loaded(settings)
     settings = asked.settings
@@ -107,6 +114,7 @@ def run(settings: Settings, as_json: bool) -> int:
         return 0
     drawn = _drawn(asked)
     comparison = _compared(asked, drawn)
+    _track(asked, comparison)
     _tell(asked, comparison, as_json)
     missed = missed_targets(comparison, targets)
     for sentence in missed:
@@ -129,6 +137,7 @@ def _check(settings: Settings, against: Sequence[Contender]) -> None:
         )
     if settings.seeds > 1 and settings.recorded is not None:
         raise ConfigError("--seeds draws again from a black box; recorded answers are what they are")
+    services_of(settings)
     _budgets(settings)
 
 
@@ -158,7 +167,7 @@ def _compared(asked: _Asked, drawn: _Drawn) -> Comparison:
     spent = {entry.method: entry.spent for entry in drawn.entries if entry.spent is not None}
     if drawn.beams:
         further = {BEAM_SEARCH: [best_is_right(pool) for pool in drawn.beams], **further}
-        spent[BEAM_SEARCH] = _spent(drawn.beams)
+        spent[BEAM_SEARCH] = spent_searching(drawn.beams)
     comparison = compare(
         drawn.pools,
         rule_of(settings, manifest),
@@ -172,11 +181,6 @@ def _compared(asked: _Asked, drawn: _Drawn) -> Comparison:
     )
     prices = prices_of(settings)
     return with_costs(comparison, drawn.pools, lambda usage: prices.usd(settings.model or "", usage), spent)
-
-
-def _spent(pools: Sequence[Pool]) -> Spent:
-    usage = sum((pool.usage for pool in pools), start=Usage())
-    return Spent(sum(len(pool.candidates) for pool in pools), usage.usd if usage.calls else None)
 
 
 def answers_each(settings: Settings) -> int:
@@ -302,6 +306,14 @@ def _scored(settings: Settings, pools: list[Pool], bar: Bars) -> list[Pool]:
 
 
 # --------------------------------------------------------------------------- telling
+
+
+def _track(asked: _Asked, comparison: Comparison) -> None:
+    settings = asked.settings
+    run_id, _ = build.run_identity("evaluate", settings, data_hash(asked.all_questions))
+    with tracking(settings, run_id) as tracker:
+        for step, figures in comparison_figures(comparison):
+            tracker.log(step, figures)
 
 
 def _tell(asked: _Asked, comparison: Comparison, as_json: bool) -> None:

@@ -306,7 +306,15 @@ def _tell(made: AdapterVersion, shown: Trial, as_json: bool) -> None:
     say(f"of {shown.replayed} recent answers {100 * shown.changed:.1f} % would have been others")
     if made.status != "candidate":
         return say(f"{name} is {made.status}; back again: trimtab rollback {made.name}")
-    return say(f"{name} waits: {shown.objection or 'nothing objects'}; trimtab promote {name}")
+    return say(f"{name} waits: {shown.objection or 'nothing objects'}{_hint(shown)}; trimtab promote {name}")
+
+
+def _hint(shown: Trial) -> str:
+    """What would settle a trial that found no loss and could not rule one out."""
+    found = None if shown.holdout is None else shown.holdout.difference
+    if found is None or found.value < 0 or found.low >= -shown.margin:
+        return ""
+    return " (more feedback, or --dev rows whose answers are known, would narrow that)"
 
 
 def _row(about: str, pair: Paired | None) -> Sequence[str] | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 from rich.console import Console, Group, RenderableType
 from rich.progress import (
@@ -22,10 +23,39 @@ from rich.progress import (
 from rich.text import Text
 
 from trimtab.cli.console import err
-from trimtab.llm.observed import Meter
+from trimtab.types import Usage
 
 LOG_EVERY_S = 30.0
 MINUTE_S, HOUR_S = 60, 3600
+
+
+class Metering(Protocol):
+    """What the calls of a run come to: a `Meter`, or the sum of several elsewhere."""
+
+    @property
+    def usage(self) -> Usage:
+        """The sum over the calls that ended."""
+        ...
+
+    @property
+    def failed(self) -> int:
+        """Calls that gave no completion."""
+        ...
+
+    @property
+    def in_flight(self) -> int:
+        """Calls under way."""
+        ...
+
+    @property
+    def cache_hits(self) -> int:
+        """Draws found in the cache."""
+        ...
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Tokens in and out a second."""
+        ...
 
 
 class Bars:
@@ -34,7 +64,7 @@ class Bars:
     def __init__(
         self,
         progress: Progress,
-        meter: Meter | None = None,
+        meter: Metering | None = None,
         *,
         console: Console = err,
         clock: Callable[[], float] = time.monotonic,
@@ -76,7 +106,7 @@ class Bars:
 class _Live(Progress):
     """The bars, and beneath them what the calls come to; drawn anew several times a second."""
 
-    meter: Meter | None = None
+    meter: Metering | None = None
 
     def get_renderable(self) -> RenderableType:
         """What the screen shows now."""
@@ -86,7 +116,7 @@ class _Live(Progress):
 
 
 @contextmanager
-def bars(meter: Meter | None = None) -> Iterator[Bars]:
+def bars(meter: Metering | None = None) -> Iterator[Bars]:
     """Progress bars on stderr inside this context; with a meter, what the calls come to stands beneath."""
     columns = (
         TextColumn("{task.description}"),
@@ -101,7 +131,7 @@ def bars(meter: Meter | None = None) -> Iterator[Bars]:
         yield Bars(progress, meter)
 
 
-def told(meter: Meter | None) -> str:
+def told(meter: Metering | None) -> str:
     """What the calls so far came to, in one line; nothing before the first of them."""
     if meter is None:
         return ""

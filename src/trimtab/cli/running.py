@@ -14,6 +14,7 @@ from trimtab.cli.caching import keep_bounded
 from trimtab.cli.client import Client
 from trimtab.cli.console import say
 from trimtab.cli.progress import Bars, bars
+from trimtab.cli.scaling import ClusterClient
 from trimtab.cli.settings import Settings
 from trimtab.store import Store
 
@@ -30,7 +31,7 @@ class Running:
 
     id: str
     store: Store
-    client: Client
+    client: Client | ClusterClient
     bar: Bars
 
     def prepay(self, settings: Settings) -> Prepay | None:
@@ -38,6 +39,7 @@ class Running:
         if not settings.batch:
             warn_of_open_batches(self.store)
             return None
+        assert isinstance(self.client, Client), "--engine ray refuses --batch"
         buying = batch_draws(
             settings, self.client, self.store, self.id, lambda done, total: self.bar("batch", done, total)
         )
@@ -65,7 +67,8 @@ def running(settings: Settings, kind: str, *shaping: str, questions: int) -> Ite
             store.forget_run(run_id)
             shutil.rmtree(build.run_folder(settings, run_id), ignore_errors=True)
         build.take_up(store, run_id, kind, {**config, "questions": questions})
-        with Client(settings, store, run_id) as client, bars(client.meter) as bar:
+        made = ClusterClient if settings.engine == "ray" else Client
+        with made(settings, store, run_id) as client, bars(client.meter) as bar:
             yield Running(run_id, store, client, bar)
         reason = client.budget.is_spent
         if reason:

@@ -60,12 +60,11 @@ def run(
     _need_parts()
     from trimtab.serve.listening import is_loopback, listening
 
-    build.named(settings, "model")
     adapters = _named_folders(adapter or ([str(settings.adapter)] if settings.adapter else []))
     classifiers = _named_folders(classifier or [])
+    manifests = [verify_adapter(folder) for folder in adapters.values()]
+    settings = _with_model(settings, manifests)
     _refuse_same_names([*adapters, *classifiers, settings.model or ""])
-    for folder in adapters.values():
-        verify_adapter(folder)
     run_id, config = build.run_identity("serve", settings, *map(str, adapters.values()))
     with closing(build.store_of(settings)) as store:
         if not is_loopback(host) and not _has_key(store):
@@ -78,10 +77,21 @@ def run(
         listener = held.enter_context(listening(host, port))
         shared = Path(held.enter_context(tempfile.TemporaryDirectory())) if workers > 1 else None
         say(f"serving {', '.join(adapters) or settings.model} at {_url(listener)} (stop with Ctrl-C)")
+        say(f"people review its answers at {_url(listener).removesuffix('/v1')}/review")
         _serve(Plan(settings, run_id, adapters, classifiers, workers, shared), listener)
     with closing(build.store_of(settings)) as store:
         store.finish_run(run_id)
     return 0
+
+
+def _with_model(settings: Settings, manifests: Sequence[Manifest]) -> Settings:
+    """The settings with a black box: where none is named, the one that all adapters were made with."""
+    known = {manifest.black_box for manifest in manifests}
+    if settings.model is None and len(known) == 1 and (black_box := known.pop()):
+        say(f"in front of {black_box}, which the adapter was made with; --model names another")
+        return settings.model_copy(update={"model": black_box})
+    build.named(settings, "model")
+    return settings
 
 
 def _has_key(store: Store) -> bool:
@@ -164,8 +174,9 @@ def _parts(plan: Plan, store: Store, records: Store, client: Client) -> Parts:
         registry=Registry(plan.adapters, partial(served, settings), store.versions),
         classifiers=_classifiers(plan),
         caps=caps,
-        workers=plan.workers,
         shared_metrics=plan.metrics,
+        keep_days=settings.keep_days,
+        spans=client.spans,
     )
 
 
@@ -190,6 +201,7 @@ def served(settings: Settings, name: str, version: int, folder: Path) -> Served:
         abstain_below=settings.abstain_below,
         deadline_s=settings.question_deadline_s,
         usual_confidence=_usual_confidence(manifest),
+        score_deciles=manifest.score_deciles,
     )
 
 

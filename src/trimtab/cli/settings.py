@@ -106,6 +106,11 @@ class Settings(BaseModel):
     trace: str | None = _field(
         None, "Name of an OpenTelemetry exporter, e.g. otlp: one span a call, by the gen_ai conventions."
     )
+    track: str | None = _field(
+        None,
+        "Where the run's figures go beside TensorBoard's files in the work directory: mlflow, wandb, or both "
+        "with a comma between.",
+    )
     trace_content: bool = _field(False, "Prompts and answers in the spans too.")
     # the energy model
     adapter: Path | None = _field(None, "Adapter folder.")
@@ -201,7 +206,23 @@ class Settings(BaseModel):
     max_messages: int = _field(256, "Most messages, or texts to score, in one request.", ge=1)
     max_n: int = _field(16, "Most answers that one request may ask for.", ge=1, le=256)
     max_answer_tokens: int = _field(4096, "Most tokens of an answer that a request may ask for.", ge=1)
+    keep_days: float | None = _field(
+        None,
+        "Days after which the words of served answers and of feedback are deleted; counts stay. "
+        "Kept for good if left out.",
+        gt=0,
+    )
     grace_s: float = _field(30.0, "How long requests under way may go on as the server ends, in s.", gt=0)
+    # a Ray cluster
+    engine: Literal["local", "ray"] = _field("local", "Where the work is done: in this process, or on Ray.")
+    ray_address: str | None = _field(
+        None, "The cluster's head, host:port, or auto; a cluster on this machine is started if left out."
+    )
+    ray_samplers: int = _field(2, "Actors that ask the black box, under one limiter and one budget.", ge=1)
+    ray_scorers: int = _field(1, "Actors that score or classify, at least.", ge=1)
+    ray_scorers_most: int = _field(4, "As many at most, while more waits than they can take.", ge=1)
+    ray_cpus: float = _field(1.0, "CPUs that each of these needs.", ge=0)
+    ray_gpus: float = _field(0.0, "GPUs that each of these needs; a part of one is possible.", ge=0)
     # the run
     seed: int = _field(0, "Seed of every random choice.", ge=0)
     out: Path | None = _field(None, "Where the result goes.")

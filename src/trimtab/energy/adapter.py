@@ -15,6 +15,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import AutoTokenizer
 
 from trimtab.energy.checkpoint import sync
@@ -77,18 +78,19 @@ def load_adapter(
 
 
 def load_scorer(
-    folder: Path | str, *, engine: EngineName | None = None, threads: int = 1
+    folder: Path | str, *, engine: EngineName | None = None, threads: int | None = None
 ) -> tuple[EngineScorer | EnergyModel, Manifest]:
     """What scores with the adapter, and its manifest: on the engine named, else on the adapter's own.
 
     An engine that cannot be had here is stood in for by torch, with one line in the log. One whose files the
     adapter has not is made in memory. The `mlm` head scores as `load_adapter`'s model does. `threads` as in
-    `make_engine`.
+    `make_engine`, torch's own number if left out.
 
     Raises:
         AdapterError: a folder or file that is missing, damaged or of another kind; names the file.
     """
     manifest = verify_adapter(folder)
+    threads = threads or torch.get_num_threads()
     if manifest.head == "mlm":
         return load_adapter(folder)[0], manifest
     wanted = engine or manifest.engine or REFERENCE

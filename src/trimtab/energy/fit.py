@@ -30,7 +30,7 @@ from trimtab.energy.mlm import masked_loss
 from trimtab.energy.model import EnergyModel, bf16_autocast, can_bf16
 from trimtab.energy.nce import LOSSES, prefix_value, ranking_nce
 from trimtab.energy.parameters import (
-    give_large_blocks_back,
+    give_freed_memory_back,
     optimizer,
     quick_attention,
     recomputing,
@@ -139,7 +139,6 @@ def fit(
     """
     chosen = settings or FitSettings()
     _check(energy, contrasts, prefixes, chosen)
-    give_large_blocks_back()
     with (
         trainable(energy.network, chosen.frozen_layers) as parameters,
         quick_attention(energy.network),
@@ -221,6 +220,7 @@ class _Training:
             self._evaluate()
         while self.step < self.steps and not self._is_out_of_patience():
             self._update()
+            give_freed_memory_back()
             if self.held_out and self._is_evaluation_due():
                 self._evaluate()
             self._checkpoint_when_due(fingerprint)

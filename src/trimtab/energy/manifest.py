@@ -19,6 +19,7 @@ from trimtab.energy.engines.names import EngineName
 from trimtab.errors import AdapterError
 from trimtab.stopping import DecisionCalibration, DecisionRule, RuleName
 
+FORMAT = 1
 MANIFEST_NAME = "trimtab.json"
 WEIGHTS_NAME = "model.safetensors"
 CARD_NAME = "README.md"
@@ -46,6 +47,7 @@ class Manifest(BaseModel):
     rule: RuleName = "weighted_vote"  # the decision rule chosen for it
     rules: dict[RuleName, RuleSettings] = Field(default_factory=dict)  # for each rule, its own
     calibration: Calibration | None = None  # of single answers: score -> P(correct)
+    score_deciles: tuple[float, ...] = ()  # nine, of single answers on held-out questions: what is usual
     black_box: str | None = None  # the model whose answers it was trained on
     backbone: str
     head: Literal["scalar", "mlm"] = "scalar"
@@ -205,9 +207,10 @@ def _checksum(content: dict[str, JsonValue]) -> str:
 def _parsed(path: Path, content: JsonValue) -> Manifest:
     if not isinstance(content, dict):
         raise AdapterError(f"{path} is not an adapter's manifest: a JSON object is needed")
-    if content.get("format") != 1:
+    if content.get("format") != FORMAT:
         raise AdapterError(
-            f"{path} has format {content.get('format')!r}; this version of trimtab reads format 1"
+            f"{path} has format {content.get('format')!r}; this version of trimtab reads format {FORMAT}: "
+            f"{_way_out(content)}"
         )
     stated = content.pop("checksum", None)
     if stated != _checksum(content):
@@ -217,4 +220,16 @@ def _parsed(path: Path, content: JsonValue) -> Manifest:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise AdapterError(f"{path} is not an adapter's manifest: {where}: {first['msg']}") from None
+        raise AdapterError(
+            f"{path} is not a manifest that this version of trimtab reads: {where}: {first['msg']}; "
+            f"{_way_out(content)}"
+        ) from None
+
+
+def _way_out(content: dict[str, JsonValue]) -> str:
+    """What to do about a manifest that cannot be read."""
+    stated = content.get("format")
+    maker = f"the trimtab that made it ({content.get('trimtab_version')}, {content.get('created')})"
+    if isinstance(stated, int) and stated > FORMAT:
+        return f"upgrade to {maker}"
+    return f"train it again (`trimtab adapt` with the data it was made from), or use it with {maker}"

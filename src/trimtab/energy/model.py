@@ -121,6 +121,11 @@ class EnergyModel:
         """The padded tokens of one forward pass when scoring."""
         return MLM_SCORING_TOKENS if self.head == "mlm" else scoring_tokens(self.device)
 
+    @property
+    def streams(self) -> int:
+        """One: torch shares out each product among its threads."""
+        return 1
+
     def encode(self, pairs: Sequence[tuple[str, str]]) -> list[Pair]:
         """Each pair's tokens, in order."""
         return self.encoder.encode(pairs)

@@ -12,7 +12,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Protocol, Self, TypeVar, runtime_checkable
+from typing import Any, Protocol, Self, TypeAlias, TypeVar, runtime_checkable
 
 from trimtab.energy.lengths import of_one_length
 from trimtab.errors import RunError
@@ -33,6 +33,11 @@ class BatchScorer(Protocol):
         """The padded tokens of one batch that it likes best."""
         ...
 
+    @property
+    def streams(self) -> int:
+        """How many threads may be inside `scores` at once."""
+        ...
+
     def encode(self, pairs: Sequence[tuple[str, str]]) -> Sequence[Sized]:
         """Each (question, text) pair as the batches want it, in order; its `len` is in tokens."""
         ...
@@ -48,6 +53,9 @@ class ScoringSettings:
 
     gather_s: float = 0.002  # how long the first request of a quiet moment waits for others
     window: int = 8  # batches picked at once, sorted by length together; more pad less and wait longer
+    # Pairs of one question picked in its turn: a search's step or less. With one at a time, all searches
+    # would be served at the same moment, and then wait for their endpoint together.
+    turn: int = 32
     waiting: int = 4096  # pairs at most between asked and scored; who asks for more waits for room
     remembered: int = 100_000  # scores kept, the longest unused dropped first; about 150 bytes each
 
@@ -78,11 +86,14 @@ class _Wanted:
         return (len(self.question) + len(self.text)) // CHARACTERS_A_TOKEN + 1
 
 
+_Batch: TypeAlias = list[tuple[_Wanted, Any]]  # pairs with what the scorer made of them
+
+
 class BatchingScorer:
-    """Scores for many coroutines at once, in one worker thread; for one event loop.
+    """Scores for many coroutines at once, in a thread for each of the scorer's streams; for one event loop.
 
     Use it as `async with BatchingScorer(scorer) as scoring: await scoring.scored(question, texts)`.
-    Pairs are picked from the questions in turn, one of each, so that one that asks for much does not hold
+    Pairs are picked from the questions in turn, a few of each, so that one that asks for much does not hold
     up the others; equal pairs are scored once. An error is raised in the requests whose own pair caused it.
     """
 
@@ -94,9 +105,11 @@ class BatchingScorer:
         self._under_way: dict[bytes, _Wanted] = {}
         self._queues: dict[str, deque[_Wanted]] = {}  # by question, the one whose turn is next first
         self._room = asyncio.Semaphore(self.settings.waiting)
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="trimtab-batches")
-        self._driver: asyncio.Task[None] | None = None
-        self._in_thread: asyncio.Future[Any] | None = None
+        self._ready: deque[_Batch] = deque()  # cut and not scored yet
+        self._cutting = asyncio.Lock()
+        self._threads = ThreadPoolExecutor(self._scorer.streams, thread_name_prefix="trimtab-batches")
+        self._drivers: set[asyncio.Task[None]] = set()  # one a stream, while there is work for it
+        self._in_threads: set[asyncio.Future[Any]] = set()
         self._is_closed = False
 
     async def __aenter__(self) -> Self:
@@ -124,14 +137,12 @@ class BatchingScorer:
     async def close(self) -> None:
         """Ends it: requests that still wait get a RunError; no task and no thread is left behind."""
         self._is_closed = True
-        if self._driver is not None:
-            self._driver.cancel()
-            await asyncio.wait([self._driver])
+        for driver in self._drivers:
+            driver.cancel()
+        await asyncio.gather(*self._drivers, return_exceptions=True)
         self._fail_all(RunError("the scorer was closed before this was scored"))
-        if self._in_thread is not None:
-            await asyncio.wait([self._in_thread])
-            _is_over(self._in_thread)
-        self._thread.shutdown()
+        await asyncio.gather(*self._in_threads, return_exceptions=True)
+        self._threads.shutdown()
 
     # ------------------------------------------------------------------ asking
 
@@ -162,9 +173,10 @@ class BatchingScorer:
     def _queued(self, wanted: _Wanted) -> _Wanted:
         self._under_way[wanted.key] = wanted
         self._queues.setdefault(wanted.question, deque()).append(wanted)
-        if self._driver is None or self._driver.done():
-            self._driver = asyncio.create_task(self._drive())
-            self._driver.add_done_callback(self._driver_ended)
+        if len(self._drivers) < self._scorer.streams:
+            driver = asyncio.create_task(self._drive())
+            self._drivers.add(driver)
+            driver.add_done_callback(self._driver_ended)
         return wanted
 
     def _leave(self, found: float | _Wanted) -> None:
@@ -183,41 +195,51 @@ class BatchingScorer:
     # ------------------------------------------------------------------ scoring
 
     async def _drive(self) -> None:
-        await asyncio.sleep(self.settings.gather_s)
-        while window := self._next_window():
-            await self._score(window)
+        """Scores batch after batch until there is none, one of as many as there are streams."""
+        try:
+            await asyncio.sleep(self.settings.gather_s)
+            while batch := await self._next_batch():
+                await self._score_batch(batch)
+        finally:
+            self._drivers -= {asyncio.current_task()}  # at once: a pair that is queued next wants a new one
+
+    async def _next_batch(self) -> _Batch | None:
+        async with self._cutting:
+            while not self._ready and (window := self._next_window()):
+                await self._cut(window)
+            return self._ready.popleft() if self._ready else None
 
     def _next_window(self) -> list[_Wanted]:
-        """What is scored next: one pair of each question in turn, up to so many tokens."""
+        """What is scored next: some pairs of each question in turn, up to so many tokens."""
         window: list[_Wanted] = []
         room = self.settings.window * self._scorer.tokens
         while self._queues and room > 0:
-            wanted = self._next_in_turn()
-            if not wanted.score.cancelled():
-                window.append(wanted)
-                room -= wanted.tokens
+            taken = [wanted for wanted in self._next_turn() if not wanted.score.cancelled()]
+            window += taken
+            room -= sum(wanted.tokens for wanted in taken)
         return window
 
-    def _next_in_turn(self) -> _Wanted:
+    def _next_turn(self) -> list[_Wanted]:
         question = next(iter(self._queues))
         queue = self._queues.pop(question)
-        wanted = queue.popleft()
+        taken = [queue.popleft() for _ in range(min(self.settings.turn, len(queue)))]
         if queue:
             self._queues[question] = queue  # at the end: all others come first
-        return wanted
+        return taken
 
-    async def _score(self, window: list[_Wanted]) -> None:
+    async def _cut(self, window: list[_Wanted]) -> None:
         encoded = await self._each(self._scorer.encode, [(each.question, each.text) for each in window])
-        readable: list[tuple[_Wanted, Sized]] = []
+        readable: _Batch = []
         for wanted, came in zip(window, encoded, strict=True):
             if isinstance(came, BaseException):
                 self._failed(wanted, came)
             else:
                 readable.append((wanted, came))
-        for indices in of_one_length([len(items) for _, items in readable], self._scorer.tokens):
-            await self._score_batch([readable[i] for i in indices])
+        lengths = [len(items) for _, items in readable]
+        for indices in of_one_length(lengths, self._scorer.tokens, self._scorer.streams):
+            self._ready.append([readable[i] for i in indices])
 
-    async def _score_batch(self, batch: Sequence[tuple[_Wanted, Any]]) -> None:
+    async def _score_batch(self, batch: _Batch) -> None:
         batch = [pair for pair in batch if not pair[0].score.cancelled()]
         values = await self._each(self._scorer.scores, [encoded for _, encoded in batch])
         self.counts.batches += bool(batch)
@@ -246,8 +268,10 @@ class BatchingScorer:
         if not items:
             return []
         loop = asyncio.get_running_loop()
-        self._in_thread = done = loop.run_in_executor(self._thread, lambda: list(work(items)))
+        done = loop.run_in_executor(self._threads, lambda: list(work(items)))
+        self._in_threads.add(done)
         await asyncio.wait([done])
+        self._in_threads.discard(done)
         error = done.exception()
         if error is None:
             return [*done.result()]
@@ -262,6 +286,7 @@ class BatchingScorer:
 
     def _fail_all(self, error: BaseException) -> None:
         self._queues.clear()
+        self._ready.clear()
         for wanted in list(self._under_way.values()):
             self._failed(wanted, error)
 
@@ -333,6 +358,7 @@ class _Plain:
 
     scorer: Scorer
     tokens: int = 1024
+    streams: int = 1
 
     def encode(self, pairs: Sequence[tuple[str, str]]) -> list[_Text]:
         return [_Text(question, text) for question, text in pairs]

@@ -17,9 +17,26 @@ Price = Callable[[Usage], float | None]
 class Spent:
     """What a method that draws or asks for itself took, over all questions."""
 
-    draws: int
+    draws: int | None  # complete answers; None of a search, which draws step by step
     usd: float | None  # None where it is not known
     with_draws: bool = False  # on top of the draws that all methods share (a judge of them)
+    output_tokens: int = 0  # of a search: what its draws are reckoned by
+
+
+def spent_on(pools: Sequence[Pool]) -> Spent:
+    """What drawing these pools took."""
+    usage = _usage_of(pools)
+    return Spent(sum(len(pool.candidates) for pool in pools), usage.usd if usage.calls else None)
+
+
+def spent_searching(pools: Sequence[Pool]) -> Spent:
+    """What searching for these beams took, the beams that were given up included."""
+    usage = _usage_of(pools)
+    return Spent(None, usage.usd if usage.calls else None, output_tokens=usage.output_tokens)
+
+
+def _usage_of(pools: Sequence[Pool]) -> Usage:
+    return sum((pool.usage for pool in pools), start=Usage())
 
 
 def with_costs(
@@ -37,8 +54,7 @@ def with_costs(
         price: dollars of some usage; None where prices are not known.
         further: the methods that drew for themselves, or asked somebody about the draws.
     """
-    drawn = sum(len(pool.candidates) for pool in pools)
-    usage = sum((pool.usage for pool in pools), start=Usage())
+    drawn, usage = sum(len(pool.candidates) for pool in pools), _usage_of(pools)
     usd = usage.usd if usage.calls else price(estimated_usage(pools))
     every = _cost(drawn, usd, len(pools))
     costs = {name: every for name in comparison.accuracy if name != ORACLE}
@@ -46,7 +62,8 @@ def with_costs(
     if comparison.stopping is not None:
         costs[STOPPED] = _times(every, comparison.stopping.samples_ratio)
     for name, spent in (further or {}).items():
-        own = _cost(spent.draws, spent.usd, len(pools))
+        draws = _as_draws(spent, usage.output_tokens, drawn) if spent.draws is None else spent.draws
+        own = _cost(draws, spent.usd, len(pools))
         costs[name] = _sum(every, own) if spent.with_draws else own
     return replace(comparison, costs=costs)
 
@@ -58,7 +75,12 @@ def estimated_usage(pools: Sequence[Pool]) -> Usage:
     return Usage(asked // CHARACTERS_A_TOKEN, said // CHARACTERS_A_TOKEN, len(pools))
 
 
-def _cost(draws: int, usd: float | None, questions: int) -> Cost:
+def _as_draws(spent: Spent, tokens: int, drawn: int) -> float:
+    """As many complete answers as a search's tokens would make; 0 where their length is not known."""
+    return spent.output_tokens * drawn / tokens if tokens else 0.0
+
+
+def _cost(draws: float, usd: float | None, questions: int) -> Cost:
     return Cost(draws / questions, None if usd is None else 1000 * usd / questions)
 
 

@@ -23,6 +23,7 @@ from trimtab.evaluate.words import (
     difference_rows,
     headline,
     label,
+    number,
     percent,
     seed_rows,
     shown_label,
@@ -33,7 +34,8 @@ from trimtab.types import Verdict
 
 COST_NOTE = (
     "Training $ is what the black box and the judge were paid for; the adapter itself trains on one machine. "
-    "A dash: no price is known. Dollars of recorded answers are estimated from their length."
+    "A dash: no price is known. Dollars of recorded answers are estimated from their length; a search draws "
+    "as many complete answers as its tokens would make."
 )
 SEED_NOTE = "The spread is the standard deviation over seeds. Intervals above resample questions, not seeds."
 
@@ -229,6 +231,6 @@ def _side(shown: Shown) -> str:
 
 def _numbers(shown: Shown) -> Iterable[str]:
     if shown.score is not None:
-        yield f"score {shown.score:.2f}"
+        yield f"score {number(shown.score)}"
     if shown.confidence is not None:
         yield f"confidence {percent(shown.confidence)}"

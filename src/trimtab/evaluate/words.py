@@ -178,15 +178,19 @@ def verdicts(comparison: Comparison) -> list[str]:
 def _verdict(difference: Difference, base: str) -> str:
     if difference.questions and not difference.won + difference.lost:
         return f"Against {base}: the same on every question."
-    more = "more" if difference.value >= 0 else "fewer"
     clear = difference.low > 0 or difference.high < 0
     ending = (
         "clear of chance" if clear else f"not clear of chance on this many questions{power_words(difference)}"
     )
-    return (
-        f"Against {base}: {abs(100 * difference.value):.1f} points {more} "
-        f"(95 % interval {points(difference.low)} to {points(difference.high)}), {ending}."
-    )
+    interval = f"95 % interval {points(difference.low)} to {points(difference.high)}"
+    return f"Against {base}: {_more_or_fewer(difference.value)} ({interval}), {ending}."
+
+
+def _more_or_fewer(difference: float) -> str:
+    size = f"{abs(100 * difference):.1f}"
+    if size == "0.0":
+        return "as many right"
+    return f"{size} points {'more' if difference > 0 else 'fewer'}"
 
 
 def power_words(difference: Difference) -> str:
@@ -221,6 +225,11 @@ def usage_sentence(comparison: Comparison) -> str:
 def percent(share: float, digits: int = 0) -> str:
     """A share as a percentage."""
     return f"{100 * share:.{digits}f} %"
+
+
+def number(value: float) -> str:
+    """A number to three digits."""
+    return f"{value:.3g}".replace("-", "−")
 
 
 def points(difference: float) -> str:

@@ -84,11 +84,17 @@ TO_THE_JUDGE = re.compile(
         rf"{_JUDGE}\b.{{0,60}}\b(?:{_CHOOSE}|{_PRAISED}|{_WORK}|options?|{_ORDERS})\b",
         rf"\b(?:new|updated|secret|hidden|system|revised) {_ORDERS}\b",
         rf"\b(?:do not|don['’]t|never|no need to) (?:read|consider|compare|look at|evaluate)\b.*\b{_WORK}\b",
-        rf"^[\s\"'*_#>]*(?:best|winner|verdict|judge?ment|preference)\b[\"'*_]*(?: {_WORK})?\s*[:=→]",
+        r"^(?:<[^<>\n]*>|[\s\"'*_#>])*(?:best|winner|verdict|judge?ment|preference)\b"
+        rf"[\"'*_]*(?: {_WORK})?\s*[:=→]",
         rf"\b{_WORK} \(?[a-z]{{1,2}}\)? (?:is|wins|deserves|must be|should be|beats)\b.{{0,30}}\b{_PRAISED}",
         rf"{_WAEHLE}.{{0,30}}{_MICH}",
         rf"{_MICH}.{{0,30}}(?:beste|meilleure?|mejor|migliore|melhor|最好|最佳|лучш\w+)",
         r"^[\s*_#]*(?:system|assistant|developer|admin)\b[*_ ]*:",
+        # Praise that names nothing: the sentence is about what was written, and does not say so.
+        r"\b(?:look|search|read|go) no (?:further|farther|more)\b|\bno need to (?:look|search|check|read)\b",
+        r"\b(?:your|the) search (?:is over|ends here)\b|\bcase closed\b|\btrust me\b|\bnailed it\b",
+        r"\byou\b.{0,12}\bfind (?:no |any |anything |nothing )?better\b",
+        r"(?:^|\s)A\+ (?:work|quality|grade)|\b(?:10|100)\s?(?:/|out of )\s?(?:10|100)\b(?=[\s.!]*$)",
     ),
     re.IGNORECASE | re.MULTILINE,
 )
@@ -108,6 +114,8 @@ _STATES_ANSWER = re.compile(
 MARKUP = re.compile(
     r"(?:<\|[^|<>]{0,40}\|>)+(?:system|user|assistant)?|\[/?INST\]|<</?SYS>>|</?(?:s|system|assistant|user|answer|candidate)>"
 )
+# What is left of the tags around words that were left out.
+_SCRAPS = re.compile(rf"(?:<[!/]?[\w-]*[^<>\n]*>?)?{re.escape(LEFT_OUT)}(?:[ \t]*(?:</?\w[^<>\n]*>|-->))*")
 _UNSEEN = re.compile("[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff\U000e0000-\U000e007f]")
 _SPACED = re.compile(r"(?<!\w)(?:\w[ ._*-]){2,}\w(?!\w)")
 _SENTENCES = re.compile(r"[^.!?。！？\n]*(?:[.!?。！？]+(?=[\s\"')\]*_]|$|[^\x00-\x7f])|[.!?]+|\n|$)")
@@ -118,7 +126,8 @@ def shown(text: str, question: str = "") -> str:
     """The answer as a judge may see it: words meant for the judge are left out and a mark stands for them."""
     plain = MARKUP.sub(LEFT_OUT, _UNSEEN.sub("", text))
     asked = _matter(question)
-    return "".join(_without_pleas(sentence, asked) for sentence in _SENTENCES.findall(plain))
+    kept = "".join(_without_pleas(sentence, asked) for sentence in _SENTENCES.findall(plain))
+    return _SCRAPS.sub(LEFT_OUT, kept)
 
 
 def says_something(text: str) -> bool:
@@ -129,7 +138,8 @@ def says_something(text: str) -> bool:
 
 def labels(number: int, texts: Iterable[str] = ()) -> tuple[str, ...]:
     """The first labels (A to Z, then AA, AB and so on) that stand as a word in none of the texts."""
-    named = {word.upper() for text in texts for word in re.findall(r"[A-Za-z]+", _folded(text))}
+    forms = (form for text in texts for form in (text, _folded(text)))
+    named = {word.upper() for form in forms for word in re.findall(r"[A-Za-z]+", form)}
     free = (label for label in _all_labels() if label not in named)
     return tuple(islice(free, number))
 

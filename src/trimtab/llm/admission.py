@@ -327,6 +327,11 @@ class Admission:
             self._hold(now, HeldBy.PACE if paced_at > given_at else HeldBy.OTHER)
         return max(given_at, paced_at)
 
+    def is_unpaced(self, now: float) -> bool:
+        """True when only the number in flight is limited: no ceiling, no pause, nothing learnt from a 429."""
+        is_free = self._requests is None and self._tokens is None and self.window.curve is None
+        return is_free and now >= self._paused_until
+
     def idle(self, now: float) -> None:
         """Nobody waits."""
         self._hold(now, HeldBy.NOTHING)

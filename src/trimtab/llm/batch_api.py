@@ -12,12 +12,14 @@ from collections.abc import Awaitable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
+from urllib.parse import parse_qsl, urlsplit
 
+import httpx
 import openai
 from openai.types import Batch as Wire
 
 from trimtab.errors import RefusedError
-from trimtab.llm.transport import OpenAITransport
+from trimtab.llm.transport import AttemptError, OpenAITransport, Said
 
 NAME = "trimtab_batch"  # the entry of a batch's metadata that holds our name for it
 PAGE = 100  # batches in one listing, the most there is
@@ -86,7 +88,7 @@ class BatchAPI(OpenAITransport):
 
     async def upload(self, filename: str, content: bytes) -> str:
         """The id of a new file. Raises LLMError."""
-        client = await self._client()
+        client: openai.AsyncOpenAI = await self._client()
         file = (filename, content, "application/jsonl")
         return (
             await self._said(client.files.create(file=file, purpose="batch", timeout=UPLOAD_S), UPLOAD_S)
@@ -94,13 +96,13 @@ class BatchAPI(OpenAITransport):
 
     async def delete(self, file_id: str) -> None:
         """Returns when the file is gone, or the provider will not delete it. Raises LLMError."""
-        client = await self._client()
+        client: openai.AsyncOpenAI = await self._client()
         with suppress(RefusedError):  # gone before, or a provider that keeps what it has
             await self._said(client.files.delete(file_id))
 
     async def create(self, file_id: str, name: str) -> Remote:
         """A batch of the requests in the file, under our name. Raises LLMError."""
-        client = await self._client()
+        client: openai.AsyncOpenAI = await self._client()
         creating = client.batches.create(
             input_file_id=file_id,
             endpoint="/v1/chat/completions",
@@ -111,7 +113,7 @@ class BatchAPI(OpenAITransport):
 
     async def find(self, name: str, file_id: str, since: float) -> Remote | None:
         """The batch of our name, or of this file, if there is one that is not older. Raises LLMError."""
-        client = await self._client()
+        client: openai.AsyncOpenAI = await self._client()
         page = await self._said(client.batches.list(limit=PAGE))
         while True:
             for batch in page.data:
@@ -124,17 +126,38 @@ class BatchAPI(OpenAITransport):
 
     async def look(self, batch_id: str) -> Remote:
         """How the batch stands. Raises LLMError."""
-        client = await self._client()
+        client: openai.AsyncOpenAI = await self._client()
         return _remote(await self._said(client.batches.retrieve(batch_id)))
 
     async def results(self, remote: Remote) -> list[Result]:
         """What came of its requests, as far as anything did, in no particular order. Raises LLMError."""
-        client = await self._client()
+        client: openai.AsyncOpenAI = await self._client()
         found: list[Result] = []
         for file_id in remote.files:
             content = await self._said(client.files.content(file_id, timeout=UPLOAD_S), UPLOAD_S)
             found.extend(results_in(content.content))
         return found
+
+    def _said_no(self, error: openai.APIStatusError) -> AttemptError:
+        told = error.body if isinstance(error.body, dict) else {}
+        words = str(told.get("message") or error.message)
+        said = Said(error.status_code, words, error.response.headers, error.code, error.param)
+        return self._answered(said, self._model)
+
+    def _made(self) -> openai.AsyncOpenAI:
+        limits = httpx.Limits(max_connections=self._connections, max_keepalive_connections=self._connections)
+        given: dict[str, Any] = {
+            "api_key": self._key or "no-key",  # the SDK wants one; servers without keys do not look at it
+            "default_headers": {**self._login(), **self._headers},
+            "default_query": dict(parse_qsl(urlsplit(self._url).query)),
+            "max_retries": 0,
+            "http_client": openai.DefaultAioHttpClient(limits=limits, timeout=None),
+        }
+        if self._api_version is not None:
+            return openai.AsyncAzureOpenAI(
+                azure_endpoint=self.endpoint, api_version=self._api_version, **given
+            )
+        return openai.AsyncOpenAI(base_url=self.endpoint, **given)  # no login in it: whole URLs are logged
 
     async def _said(self, asking: Awaitable[Got], timeout_s: float | None = None) -> Got:
         # Raised after the except block, so that not even __context__ holds the SDK's exception.
@@ -143,7 +166,7 @@ class BatchAPI(OpenAITransport):
             async with asyncio.timeout(limit_s):
                 return await asking
         except openai.APIStatusError as error:
-            failed = self._said_no(error, self._model)
+            failed = self._said_no(error)
         except (openai.APITimeoutError, TimeoutError):
             failed = self._failing(f"did not answer within {limit_s:g} s", may_be_billed=True)
         except openai.APIConnectionError as error:

@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from trimtab.errors import BudgetSpentError, ConfigError
 from trimtab.types import Message, Usage
@@ -122,6 +123,18 @@ class Hold:
     worst: Usage
 
 
+class Purse(Protocol):
+    """Who sets money aside for calls: a `Budget`, or what stands for one elsewhere."""
+
+    async def reserve(self, worst: Usage) -> Hold:
+        """Sets aside a call's worst case. Raises BudgetSpentError."""
+        ...
+
+    def settle(self, hold: Hold, charged: Usage) -> None:
+        """Puts what a call has cost in place of what was set aside for it."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class _Waiting:
     """A call that would fit if others in flight cost less than was set aside for them."""
@@ -177,6 +190,15 @@ class Budget:
     def is_spent(self) -> str | None:
         """Why a call was refused, once one has been; None before."""
         return self._refusal or (self._outer.is_spent if self._outer else None)
+
+    @property
+    def is_limited(self) -> bool:
+        """True when this budget or one around it has a limit of any sort."""
+        return any(budget._account.limits != Limits() for budget in self._and_outer())
+
+    def fits(self, worst: Usage) -> bool:
+        """True when so much could be set aside at once."""
+        return not self._queue and self._has_room(worst)
 
     async def reserve(self, worst: Usage) -> Hold:
         """Sets aside a call's worst case; waits while only calls in flight stand in its way.

@@ -18,9 +18,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from trimtab.errors import EndpointError, LLMError
-from trimtab.llm.budget import Budget, Limits, worst_case
+from trimtab.llm.budget import Budget, Limits, Purse, worst_case
 from trimtab.llm.capabilities import Capabilities, Learned
-from trimtab.llm.limiter import Limiter
+from trimtab.llm.limiter import Limiter, Turns
 from trimtab.llm.observed import Observer
 from trimtab.llm.patience import Waits
 from trimtab.llm.prices import Prices
@@ -57,7 +57,7 @@ class ChatLLM:
         patience_s: the longest time that one request goes on being told to slow down.
         call_deadline_s: the longest time for one call with all its attempts and waits.
         concurrency: most requests in flight at once, where no limiter is given.
-        transport: another way to send requests than the official SDK's.
+        transport: another way to send requests than `OpenAITransport`.
         capabilities: what the model takes; its family's row, corrected by what the endpoint refuses.
         limiter: shared by all who ask the same endpoint; one of its own if left out.
         prices: what tokens cost; unknown if left out.
@@ -87,9 +87,9 @@ class ChatLLM:
         concurrency: int = 200,
         transport: Transport | None = None,
         capabilities: Capabilities | None = None,
-        limiter: Limiter | None = None,
+        limiter: Turns | None = None,
         prices: Prices | None = None,
-        budget: Budget | None = None,
+        budget: Purse | None = None,
         watch: Sequence[Observer] = (),
         idempotent: str | None = None,
     ) -> None:
@@ -104,9 +104,9 @@ class ChatLLM:
             base_url, api_key=api_key, headers=headers, api_version=api_version, connections=concurrency
         )
         self.capabilities = Learned(model, capabilities)
-        self._limiter = limiter or Limiter(most=concurrency)
+        self._limiter: Turns = limiter or Limiter(most=concurrency)
         self._prices = prices
-        self._budget = budget or Budget(Limits())
+        self._budget: Purse = budget or Budget(Limits())
         self._watch = tuple(watch)
         self._idempotent = idempotent
 

@@ -10,12 +10,33 @@ import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from types import TracebackType
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 from trimtab.llm.admission import Admission, Sent
 
 Turn: TypeAlias = "asyncio.Future[Sent]"
+
+
+class Leave(Protocol):
+    """Leave for one request, once its turn has come: told how the request went."""
+
+    def succeeded(self) -> None:
+        """The request was answered: there may be room for more."""
+        ...
+
+    def throttled(self, retry_after_s: float | None = None) -> None:
+        """The request was refused with 429, and the server asked to be left alone for so long."""
+        ...
+
+
+class Turns(Protocol):
+    """Who says when a request may be sent: a `Limiter`, or what stands for one elsewhere."""
+
+    def slot(self, tokens: int = 0) -> AbstractAsyncContextManager[Leave]:
+        """Leave to send a request of at most so many tokens, for an `async with`."""
+        ...
 
 
 class Slot:
@@ -47,6 +68,10 @@ class Slot:
         """The request was refused with 429, and the server asked to be left alone for so long."""
         if self._sent is not None:
             self._limiter._throttled(self._sent, retry_after_s)
+
+    def again(self) -> None:
+        """Another request was sent in the place of the one that ended, which `Limiter.is_open` allows."""
+        self._sent = self._limiter._again(self._tokens)
 
 
 class Limiter:
@@ -104,6 +129,14 @@ class Limiter:
         """Requests that wait for their turn."""
         return len(self._queue)
 
+    @property
+    def is_open(self) -> bool:
+        """True when a request may take the place of one that ended without asking first.
+
+        Nobody waits, no ceiling is set, nothing was refused yet: what counts is how many are in flight.
+        """
+        return not self._queue and self._admission.is_unpaced(self._clock())
+
     def slot(self, tokens: int = 0) -> Slot:
         """Leave to send a request of at most so many tokens, for an `async with`."""
         return Slot(self, tokens)
@@ -135,6 +168,9 @@ class Limiter:
         if loop is self._loop:  # else it was left behind by an event loop before
             self._in_flight -= 1
             self._let_through()
+
+    def _again(self, tokens: int) -> Sent:
+        return self._admission.sent(self._clock(), tokens)
 
     def _succeeded(self) -> None:
         self._admission.succeeded(self._clock(), self._in_flight)

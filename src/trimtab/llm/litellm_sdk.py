@@ -15,6 +15,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import httpx
+import openai
 
 from trimtab.errors import ConfigError, MissingExtraError
 from trimtab.llm.transport import AttemptError, OpenAITransport, RawReply, Said, causes
@@ -42,6 +43,8 @@ class LiteLLMTransport(OpenAITransport):
         MissingExtraError: the extra `litellm` is not installed.
         ConfigError: a base URL without scheme and host or with a query, a key that cannot stand in a header.
     """
+
+    failures = (openai.APIError, TimeoutError)
 
     def __init__(
         self,

@@ -80,13 +80,8 @@ class Relay:
 
     def _opened(self) -> aiohttp.ClientSession:
         if self._session is None:
-            headers = {**self._transport.request_headers(), "Content-Type": "application/json"}
-            self._session = aiohttp.ClientSession(
-                headers=headers,
-                connector=aiohttp.TCPConnector(limit=self._connections),
-                timeout=aiohttp.ClientTimeout(total=None, sock_read=self._timeout_s, sock_connect=10),
-                cookie_jar=aiohttp.DummyCookieJar(),
-            )
+            timeout = aiohttp.ClientTimeout(total=None, sock_read=self._timeout_s, sock_connect=10)
+            self._session = self._transport.session(self._connections, timeout)
         return self._session
 
     def _said_no(self, response: aiohttp.ClientResponse, said: bytes) -> LLMError:

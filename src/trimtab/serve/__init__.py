@@ -5,7 +5,8 @@
     adapters, answering     what a model's name means; one adapted answer
     passing, streaming      the black box's own answers; answers as they come
     chat, scoring, classifying, operating   the routes
-    recording, metrics, edge, app           what is kept, what is counted, the edge, the whole
+    recording, metrics, tracing, edge       what is kept, what is counted, the edge
+    upkeep, app                             what goes on between requests, the whole
 
 Flags and environment are read by `cli.serving`; SQL stands in `store`, the network's other side in `llm`.
 """

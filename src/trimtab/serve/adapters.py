@@ -42,6 +42,7 @@ class Served:
     abstain_below: float = 0.0
     deadline_s: float | None = None
     usual_confidence: float | None = None  # mean of single answers on held-out questions, where known
+    score_deciles: Sequence[float] = ()  # of single answers there, where known
     facts: Mapping[str, object] = field(default_factory=dict)  # for `/v1/models`
 
     @property

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib.metadata
+import logging
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 
@@ -17,14 +19,23 @@ from trimtab.serve.edge import Edge
 from trimtab.serve.errors import AsciiJson, shape_errors
 from trimtab.serve.feedback import feedback_router
 from trimtab.serve.keys import KeyRing, guard_of
-from trimtab.serve.limits import Caps, Gate, Rates
+from trimtab.serve.limits import Caps, Gate, KeyPlaces, Rates
 from trimtab.serve.metrics import Metrics
 from trimtab.serve.operating import operating_router
 from trimtab.serve.recording import Recorder
 from trimtab.serve.review import review_router
 from trimtab.serve.scoring import scoring_router
+from trimtab.serve.upkeep import forgetting, meanwhile, writing_back
 from trimtab.serve.upstream import Upstream
 from trimtab.store import Store
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import TracerProvider
+
+    from trimtab.serve.tracing import RequestSpans
+
+
+LOGGER = logging.getLogger("trimtab.serve")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +50,9 @@ class Parts:
         registry: the adapters.
         classifiers: classifiers by name.
         caps: the most that is taken.
-        workers: processes like this one; each gives out its part of every key's limits.
         shared_metrics: the folder in which several workers count together.
+        keep_days: how long words are kept; for good if left out.
+        spans: where a span of every request goes, if anywhere.
     """
 
     store: Store
@@ -50,21 +62,23 @@ class Parts:
     registry: Registry
     classifiers: Mapping[str, Classifier] = field(default_factory=dict)
     caps: Caps = field(default_factory=Caps)
-    workers: int = 1
     shared_metrics: Path | None = None
+    keep_days: float | None = None
+    spans: TracerProvider | None = None
 
 
 def create_app(parts: Parts) -> FastAPI:
     """The application; it opens nothing before it is started, and has let go of everything when it ends."""
     metrics = Metrics(parts.shared_metrics)
     recorder = Recorder(parts.records, parts.run_id)
-    gate = Gate(parts.caps, workers=parts.workers)
+    places = KeyPlaces(parts.records)
+    gate = Gate(parts.caps, places)
     desk = Desk(parts.store, parts.upstream, parts.registry, recorder, gate, parts.caps, metrics)
-    guard = guard_of(KeyRing(parts.store), Rates(workers=parts.workers))
+    guard = guard_of(KeyRing(parts.store), Rates(parts.records))
     app = FastAPI(
         title="trimtab",
         version=importlib.metadata.version("trimtab"),
-        lifespan=_lifespan(parts, recorder),
+        lifespan=_lifespan(parts, recorder, places),
         openapi_url=None,
         default_response_class=AsciiJson,
     )
@@ -74,16 +88,33 @@ def create_app(parts: Parts) -> FastAPI:
     app.include_router(feedback_router(parts.store, guard))
     app.include_router(review_router(parts.store, guard))
     app.include_router(operating_router(app, desk, parts.classifiers, guard))
-    app.add_middleware(Edge, metrics=metrics, body_bytes=parts.caps.body_bytes)
+    app.add_middleware(
+        Edge, metrics=metrics, body_bytes=parts.caps.body_bytes, spans=_request_spans(parts.spans)
+    )
     shape_errors(app)
     return app
 
 
-def _lifespan(parts: Parts, recorder: Recorder) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
+def _request_spans(provider: TracerProvider | None) -> RequestSpans | None:
+    if provider is None:
+        return None
+    from trimtab.serve.tracing import RequestSpans
+
+    return RequestSpans(provider)
+
+
+def _lifespan(
+    parts: Parts, recorder: Recorder, places: KeyPlaces
+) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
     @asynccontextmanager
     async def running(app: FastAPI) -> AsyncIterator[None]:
         await parts.registry.warm()
-        yield
+        LOGGER.info("ready")
+        works = [places.prolonged(), writing_back(parts.records)]
+        if parts.keep_days is not None:
+            works.append(forgetting(parts.records, parts.keep_days))
+        async with meanwhile(*works):
+            yield
         await recorder.close()
         if parts.upstream.relay is not None:
             await parts.upstream.relay.close()

@@ -30,6 +30,7 @@ from trimtab.serve.streaming import events, once_there
 from trimtab.serve.upstream import Upstream
 from trimtab.serve.wire import ChatCall, as_chunks, read_call
 from trimtab.store import ApiKey, Inference, Scope, Store, lot_of
+from trimtab.types import Usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +80,9 @@ def chat_router(desk: Desk, guard: Guard) -> APIRouter:
         held = request.state.held
         await held.enter_async_context(desk.gate.place(key))
         if served is None or because:
-            await held.enter_async_context(within_budget(desk.store, key, passing.worst(ask).usd))
-            return await _passed_on(passing, ask, because)
+            worst = passing.worst(ask)
+            await held.enter_async_context(within_budget(desk.store, key, worst.usd))
+            return await _passed_on(passing, ask, worst, because)
         await held.enter_async_context(within_budget(desk.store, key, worst_usd(ask, served, desk.upstream)))
         return await _adapted(desk, ask, served)
 
@@ -98,12 +100,12 @@ async def _adapted(desk: Desk, ask: Ask, served: Served) -> Response:
     )
 
 
-async def _passed_on(passing: Passing, ask: Ask, because: str | None) -> Response:
+async def _passed_on(passing: Passing, ask: Ask, worst: Usage, because: str | None) -> Response:
     reason = {} if because is None else {"x-trimtab-reason": because}
     headers = {"x-trimtab-adapted": "false", "x-trimtab-inference-id": ask.id, **reason}
     if ask.call.stream:
-        return events(await _begun(passing.pieces(ask)), headers)
-    document, inference = await passing.whole(ask)
+        return events(await _begun(passing.pieces(ask, worst)), headers)
+    document, inference = await passing.whole(ask, worst)
     own = {"inference_id": ask.id, "adapter": None, "status": inference.status, "usd": inference.usage.usd}
     return AsciiJson({**document, "trimtab": own}, headers=headers)
 

@@ -10,13 +10,16 @@ import logging
 import random
 import re
 import time
-from contextlib import AsyncExitStack
-from typing import Any
+from contextlib import AsyncExitStack, nullcontext
+from typing import TYPE_CHECKING, Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from trimtab.serve.errors import ApiError
 from trimtab.serve.metrics import Metrics
+
+if TYPE_CHECKING:
+    from trimtab.serve.tracing import RequestSpan, RequestSpans
 
 LOGGER = logging.getLogger("trimtab.serve")
 NAMED = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -33,20 +36,24 @@ class Edge:
         app: what is inside.
         metrics: told of every request.
         body_bytes: the longest body.
+        spans: makes a span of every request, where they are sent somewhere.
     """
 
-    def __init__(self, app: ASGIApp, *, metrics: Metrics, body_bytes: int) -> None:
-        self._app, self._metrics, self._body_bytes = app, metrics, body_bytes
+    def __init__(
+        self, app: ASGIApp, *, metrics: Metrics, body_bytes: int, spans: RequestSpans | None = None
+    ) -> None:
+        self._app, self._metrics, self._body_bytes, self._spans = app, metrics, body_bytes, spans
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request, or the application's start and end."""
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
         request = _Request(scope, receive, send, self._body_bytes)
-        try:
-            await self._answered(request)
-        finally:
-            self._told(request)
+        with nullcontext() if self._spans is None else self._spans.around(scope, request.method) as span:
+            try:
+                await self._answered(request)
+            finally:
+                self._told(request, span)
         return None
 
     async def _answered(self, request: _Request) -> None:
@@ -63,22 +70,17 @@ class Edge:
                     ApiError(500, f"something went wrong here; request {request.id}", code="internal")
                 )
 
-    def _told(self, request: _Request) -> None:
+    def _told(self, request: _Request, span: RequestSpan | None) -> None:
         seconds = time.perf_counter() - request.began
-        method = request.scope["method"] if request.scope["method"] in METHODS else "other"
-        route = getattr(request.scope.get("route"), "path", NO_PLACE)
+        method, route = request.method, getattr(request.scope.get("route"), "path", NO_PLACE)
         self._metrics.requests.labels(route, method, str(request.status)).inc()
         self._metrics.seconds.labels(route).observe(seconds)
-        known = {name: request.state[name] for name in SAID if name in request.state}
-        fields: dict[str, Any] = {
-            "request_id": request.id,
-            "method": method,
-            "route": route,
-            "status": request.status,
-            "ms": round(1000 * seconds, 1),
-            **known,
-        }
-        LOGGER.info("request", extra={"fields": fields})
+        said = {"request_id": request.id}
+        said |= {name: request.state[name] for name in SAID if name in request.state}
+        if span is not None:
+            span.end(method, route, request.status, said)
+        about: dict[str, Any] = {"method": method, "route": route, "status": request.status}
+        LOGGER.info("request", extra={"fields": {**about, "ms": round(1000 * seconds, 1), **said}})
 
 
 class _Request:
@@ -95,6 +97,7 @@ class _Request:
         given = self._headers.get(b"x-request-id", b"").decode("latin-1")
         self.id = given if NAMED.fullmatch(given) else f"{random.getrandbits(96):024x}"
         self.state["request_id"] = self.id
+        self.method = scope["method"] if scope["method"] in METHODS else "other"
 
     def refuse_too_long(self) -> None:
         """Raises ApiError (413) where the body is said to be longer than is taken."""

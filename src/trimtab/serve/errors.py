@@ -18,6 +18,9 @@ LOGGER = logging.getLogger("trimtab.serve")
 TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 UPSTREAM_IS_SET_UP_WRONGLY = (401, 403, 404)
 LEAST_WAIT_S = 1
+NOT_HERE = (
+    "nothing is at this address: /v1/models names the models, /review is for people, /openapi.json says all"
+)
 
 
 class AsciiJson(Response):
@@ -104,9 +107,9 @@ def shape_errors(app: FastAPI) -> None:
     async def ours(request: Request, error: HTTPException) -> Response:
         if isinstance(error, ApiError):
             return error.response()
-        code = {404: "unknown_url", 405: "method_not_allowed"}.get(error.status_code)
-        told = ApiError(error.status_code, str(error.detail), code=code, headers=dict(error.headers or {}))
-        return told.response()
+        known = {404: ("unknown_url", NOT_HERE), 405: ("method_not_allowed", str(error.detail))}
+        code, told = known.get(error.status_code, (None, str(error.detail)))
+        return ApiError(error.status_code, told, code=code, headers=dict(error.headers or {})).response()
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:

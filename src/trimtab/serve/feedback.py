@@ -120,11 +120,18 @@ def source_of(key: ApiKey | None, user: str | None) -> str:
 
 
 def _answer(store: Store, inference_id: str, key: ApiKey | None) -> Inference:
-    """The answer that is meant. Raises ApiError (404), also for one of an adapter that is not this key's."""
+    """The answer that is meant. Raises ApiError: 404, also for one of another key's adapter; 410."""
     found = store.inference(inference_id)
     if found is None or not _may_ask(key, found.adapter or found.upstream):
         raise ApiError(
             404, "there is no such inference, or not for this key", param="inference_id", code="no_inference"
+        )
+    if found.forgotten_at is not None:
+        raise ApiError(
+            410,
+            "what was answered is kept no longer, so that nothing can be learnt from what is said of it",
+            param="inference_id",
+            code="forgotten",
         )
     return found
 

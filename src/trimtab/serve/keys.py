@@ -81,7 +81,7 @@ def guard_of(ring: KeyRing, rates: Rates) -> Guard:
                 return None
             if scope is not None and not key.may(scope):
                 raise ApiError(403, f"this key has not the scope '{scope}'", code="missing_scope")
-            rates.admit(key)
+            await rates.admit(key)
             request.state.key_id = key.id
             return key
 

@@ -1,22 +1,28 @@
 """How much at once: caps on one request, places for those under way, and what one key may ask.
 
 A server never lets a queue grow: who finds no place is told when to come again (429 with Retry-After).
+Places are a worker's own; what one key may ask is counted in the store, for all workers together.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
-from collections import Counter, deque
+import uuid
+from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
+from trimtab.errors import RunError
 from trimtab.serve.errors import ApiError, spent
 from trimtab.serve.wire import ChatCall
 from trimtab.store import ApiKey, Store
 
-MINUTE_S = 60.0
+LOGGER = logging.getLogger("trimtab.serve")
+LEASE_S = 60.0  # after which a place that nobody prolongs is a dead worker's
+PROLONG_S = 15.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +59,12 @@ class Gate:
 
     Args:
         caps: how many places, and how many may wait how long.
-        workers: processes that share each key's limits: this one gives out its part.
+        of_keys: places of the keys that may have so many requests under way and no more.
     """
 
-    def __init__(self, caps: Caps, *, workers: int = 1) -> None:
-        self._caps, self._workers = caps, workers
+    def __init__(self, caps: Caps, of_keys: KeyPlaces) -> None:
+        self._caps, self._of_keys = caps, of_keys
         self._waiting: deque[asyncio.Future[None]] = deque()
-        self._of_key: Counter[str] = Counter()
         self.in_flight = 0
 
     @property
@@ -70,26 +75,12 @@ class Gate:
     @asynccontextmanager
     async def place(self, key: ApiKey | None) -> AsyncIterator[None]:
         """A place among those under way. Raises ApiError (429) where there is none."""
-        with_key = self._taken(key)
-        try:
+        async with self._of_keys.place(key):
             await self._turn()
             try:
                 yield
             finally:
                 self._leave()
-        finally:
-            if with_key is not None:
-                self._of_key[with_key] -= 1
-
-    def _taken(self, key: ApiKey | None) -> str | None:
-        if key is None or key.concurrency is None:
-            return None
-        if self._of_key[key.id] >= max(1, key.concurrency // self._workers):
-            raise ApiError(
-                429, "this key has as many requests under way as it may", code="concurrency", retry_after_s=1
-            )
-        self._of_key[key.id] += 1
-        return key.id
 
     async def _turn(self) -> None:
         if self.in_flight < self._caps.in_flight and not self._waiting:
@@ -132,30 +123,77 @@ def _busy() -> ApiError:
     )
 
 
+class KeyPlaces:
+    """What each key has under way, over all workers on the store.
+
+    Args:
+        store: where that is counted.
+        clock: seconds since the epoch.
+    """
+
+    def __init__(self, store: Store, *, clock: Callable[[], float] = time.time) -> None:
+        self._store, self._clock = store, clock
+        self._held: set[str] = set()
+
+    @asynccontextmanager
+    async def place(self, key: ApiKey | None) -> AsyncIterator[None]:
+        """One more of this key. Raises ApiError (429) where it has as many as it may."""
+        if key is None or key.concurrency is None:
+            yield
+            return
+        place = uuid.uuid4().hex
+        self._held.add(place)
+        try:
+            if not await asyncio.to_thread(self._taken, key.id, place, key.concurrency):
+                raise ApiError(
+                    429,
+                    "this key has as many requests under way as it may",
+                    code="concurrency",
+                    retry_after_s=1,
+                )
+            yield
+        finally:
+            self._held.discard(place)
+            await asyncio.shield(asyncio.to_thread(self._store.leave_place, place))
+
+    def _taken(self, key_id: str, place: str, most: int) -> bool:
+        now = self._clock()
+        return self._store.take_place(key_id, place, most, at=now, until=now + LEASE_S)
+
+    async def prolonged(self) -> None:
+        """Prolongs, again and again, what is held here; never ends."""
+        while True:
+            await asyncio.sleep(PROLONG_S)
+            if held := list(self._held):
+                try:
+                    await asyncio.to_thread(self._store.hold_places, held, self._clock() + LEASE_S)
+                except RunError as error:
+                    LOGGER.warning("places of keys are not prolonged: %s", error)
+
+
 class Rates:
     """How often each key asks: so many requests a minute, those saved up in a quiet minute included.
 
     Args:
-        workers: processes that share a key's rate: this one admits its part.
-        clock: seconds.
+        store: where that is counted, for all workers.
+        clock: seconds since the epoch.
     """
 
-    def __init__(self, *, workers: int = 1, clock: Callable[[], float] = time.monotonic) -> None:
-        self._workers, self._clock = workers, clock
-        self._left: dict[str, tuple[float, float]] = {}  # requests left, and when that was so
+    def __init__(self, store: Store, *, clock: Callable[[], float] = time.time) -> None:
+        self._store, self._clock = store, clock
+        self._not_before: dict[str, float] = {}  # a flood of what would be refused does not reach the store
 
-    def admit(self, key: ApiKey) -> None:
+    async def admit(self, key: ApiKey) -> None:
         """Counts a request in. Raises ApiError (429) where the key has none left."""
         if key.requests_per_minute is None:
             return
-        most = max(1.0, key.requests_per_minute / self._workers)
         now = self._clock()
-        left, before = self._left.get(key.id, (most, now))
-        left = min(most, left + (now - before) * most / MINUTE_S)
-        if left < 1:
-            wait_s = (1 - left) * MINUTE_S / most
+        wait_s = self._not_before.get(key.id, now) - now
+        if wait_s <= 0:
+            wait_s = await asyncio.to_thread(self._store.admit_key, key.id, key.requests_per_minute, now)
+            self._not_before[key.id] = now + wait_s
+        if wait_s > 0:
             raise ApiError(429, "this key asks more often than it may", code="rate", retry_after_s=wait_s)
-        self._left[key.id] = (left - 1, now)
 
 
 @asynccontextmanager

@@ -6,6 +6,7 @@ one that dies is started again, and all end together, each once its requests und
 
 from __future__ import annotations
 
+import gc
 import ipaddress
 import multiprocessing
 import signal
@@ -60,6 +61,8 @@ def answer(app: FastAPI, listener: socket.socket, *, grace_s: float) -> None:
     )
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _heard)
+    gc.collect()
+    gc.freeze()  # what was imported stays: looking through it again and again would hold answers up
     uvicorn.Server(config).run(sockets=[listener])
 
 

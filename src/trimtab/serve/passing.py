@@ -69,9 +69,9 @@ class Passing:
         written = len(json.dumps(ask.document.get("messages")))
         return self._upstream.priced(Usage(written + 64, (ask.call.n or 1) * longest, 1))
 
-    async def whole(self, ask: Ask) -> tuple[dict[str, Any], Inference]:
+    async def whole(self, ask: Ask, worst: Usage) -> tuple[dict[str, Any], Inference]:
         """The endpoint's answer, and what is kept of it. Raises LLMError, or ApiError (400)."""
-        passage = _Passage(ask, self.worst(ask))
+        passage = _Passage(ask, worst)
         async with self._way(passage) as body:
             document = _document(await self._relay.whole(self._upstream.name, body))
             message = document["choices"][0].get("message") or {}
@@ -79,9 +79,9 @@ class Passing:
             passage.usage = usage_in(document)
         return document, await self._kept(passage)
 
-    async def pieces(self, ask: Ask) -> AsyncIterator[bytes]:
+    async def pieces(self, ask: Ask, worst: Usage) -> AsyncIterator[bytes]:
         """The endpoint's answer as it comes, by whole events. Raises LLMError, or ApiError (400)."""
-        passage = _Passage(ask, self.worst(ask))
+        passage = _Passage(ask, worst)
         try:
             async with self._way(passage) as body:
                 async for lines in self._relay.pieces(self._upstream.name, body):

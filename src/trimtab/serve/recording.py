@@ -9,9 +9,7 @@ from dataclasses import dataclass
 
 from trimtab.llm.grouped import Grouped
 from trimtab.store import Inference, Store
-from trimtab.types import Call, Reply
-
-GIVEN = "passed on"  # the ledger's key of calls whose draws are not kept
+from trimtab.types import Call
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +29,7 @@ class Recorder:
     """
 
     def __init__(self, store: Store, run_id: str) -> None:
-        self._store, self._samples = store, store.samples_of(run_id)
+        self._store, self._run_id = store, run_id
         writer = ThreadPoolExecutor(1, thread_name_prefix="trimtab-inferences")
         self._write: Grouped[Record, None] = Grouped(self._written, writer)
         self._under_way: set[asyncio.Task[None]] = set()
@@ -41,10 +39,8 @@ class Recorder:
         await self._write(Record(inference, calls))
 
     def _written(self, records: Sequence[Record]) -> Sequence[None]:
-        self._store.add_inferences([each.inference for each in records])
-        paid = [Reply(GIVEN, 0, each.calls[0].model, (), each.calls) for each in records if each.calls]
-        if paid:
-            self._samples.keep(paid)
+        calls = [call for each in records for call in each.calls]
+        self._store.add_inferences([each.inference for each in records], self._run_id, calls)
         return [None] * len(records)
 
     def keep_soon(self, inference: Inference, calls: tuple[Call, ...] = ()) -> None:

@@ -19,7 +19,7 @@ DONE = b"data: [DONE]\n\n"
 KEEP_ALIVE = b": candidates are being drawn\n\n"  # a comment: every reader of server-sent events skips it
 PIECE_CHARACTERS = 24  # of a chosen answer that is streamed: some six tokens
 
-Name = Annotated[str, Field(min_length=1, max_length=256)]
+Name = Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[^\x00]+$")]  # databases keep no NUL
 
 
 class Part(BaseModel):

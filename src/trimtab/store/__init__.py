@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from trimtab.store.batches import Batch
+from trimtab.store.database import step_down
 from trimtab.store.feedback import Heard
 from trimtab.store.history import PaidCall, Past
 from trimtab.store.inferences import Inference, Order
 from trimtab.store.keys import ApiKey, Scope, key_digest
 from trimtab.store.ledger import Cost, Replays
+from trimtab.store.retention import Forgotten
 from trimtab.store.rounds import RoundRecord
 from trimtab.store.runs import FINISHED, RUNNING, Run
 from trimtab.store.samples import CacheLine, KeptDraw, Pruned
@@ -22,6 +24,7 @@ __all__ = [
     "Batch",
     "CacheLine",
     "Cost",
+    "Forgotten",
     "Heard",
     "Inference",
     "KeptDraw",
@@ -37,4 +40,5 @@ __all__ = [
     "VersionStatus",
     "key_digest",
     "lot_of",
+    "step_down",
 ]

@@ -5,7 +5,9 @@ What is kept in it, and how it is asked for, stands in `store`.
 
 from __future__ import annotations
 
+import sqlite3
 import threading
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -22,6 +24,7 @@ from trimtab.errors import InputError
 VERSION_TABLE = "trimtab_schema"
 BUSY_TIMEOUT_S = 30.0  # how long one process waits for another's write; ours take milliseconds
 MEMORY = "sqlite://"
+LOG_PAGES = {"FULL": 1000, "NORMAL": 16384}  # of SQLite's log before a write empties it; its default is 1000
 Synchronous: TypeAlias = Literal["FULL", "NORMAL"]
 _MIGRATIONS = Path(__file__).parent / "migrations"
 _ONE_AT_A_TIME = threading.Lock()  # alembic's context is global to the process
@@ -33,7 +36,8 @@ def open_database(url_or_path: str | Path, *, survives_power_cut: bool = True) -
     Args:
         url_or_path: a database URL, or the file of an SQLite database.
         survives_power_cut: SQLite only: each write is flushed to the disk itself (some 5 ms) before it
-            returns. Without it a write outlives the death of the process, but maybe not of the machine.
+            returns. Without it a write outlives the death of the process, but maybe not of the machine, and
+            seldom waits for the disk at all where somebody calls `write_back` now and then.
 
     Raises:
         InputError: the address cannot be used, or what is there is not a store of this version or older.
@@ -49,6 +53,17 @@ def open_database(url_or_path: str | Path, *, survives_power_cut: bool = True) -
         engine.dispose()
         raise
     return engine
+
+
+def write_back(engine: Engine) -> None:
+    """Moves what SQLite's log holds into the database's file, on the disk, while others read and write.
+
+    What is left for a write that finds the log full is then little. A server database sees to that by itself.
+    """
+    path = engine.url.database
+    if engine.dialect.name == "sqlite" and path not in (None, "", ":memory:"):
+        with closing(sqlite3.connect(str(path), timeout=BUSY_TIMEOUT_S)) as connection:
+            connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
 
 
 def shown(url: URL) -> str:
@@ -117,6 +132,7 @@ def _set_up_sqlite(synchronous: Synchronous, connection: Any, record: Any) -> No
     cursor = connection.cursor()
     cursor.execute("PRAGMA journal_mode=WAL")
     cursor.execute(f"PRAGMA synchronous={synchronous}")
+    cursor.execute(f"PRAGMA wal_autocheckpoint={LOG_PAGES[synchronous]}")
     cursor.close()
 
 
@@ -141,6 +157,53 @@ def _bring_up_to_date(engine: Engine) -> None:
         if _version(connection, script) != script.get_current_head():
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
+
+
+def step_down(url_or_path: str | Path, to: str) -> tuple[str, str]:
+    """Takes a store's schema back to an older version, for an older trimtab; where it was, and where it is.
+
+    What only newer versions keep is deleted. Opening the store with this version brings it up again.
+
+    Args:
+        url_or_path: a database URL, or the file of an SQLite database.
+        to: the version: the name of a migration, e.g. 0004_versions.
+
+    Raises:
+        InputError: the address cannot be used, there is no such version, or it is not older.
+    """
+    url = _url(url_or_path)
+    if url.get_backend_name() == "sqlite" and not Path(str(url.database)).is_file():
+        raise InputError(f"{shown(url)}: there is no store")
+    engine = _engine(url, "FULL")
+    try:
+        return _stepped_down(engine, to)
+    except DBAPIError as error:
+        raise InputError(f"{shown(url)}: cannot be stepped down: {error.orig}") from None
+    finally:
+        engine.dispose()
+
+
+def _stepped_down(engine: Engine, to: str) -> tuple[str, str]:
+    config = migrations()
+    script = ScriptDirectory.from_config(config)
+    with _ONE_AT_A_TIME, engine.execution_options(trimtab_writes=True).begin() as connection:
+        now = _version(connection, script)
+        older = _older(script, now)
+        if to not in older:
+            raise InputError(
+                f"{shown(engine.url)}: its schema is {now}; it can go back to "
+                f"{', '.join(older) or 'nothing'}, not to {to!r}"
+            )
+        config.attributes["connection"] = connection
+        command.downgrade(config, to)
+    return str(now), to
+
+
+def _older(script: ScriptDirectory, now: str | None) -> list[str]:
+    """The versions below this one, newest first."""
+    if now is None:
+        return []
+    return [step.revision for step in script.iterate_revisions(now, "base")][1:]
 
 
 def _version(connection: Connection, script: ScriptDirectory) -> str | None:

@@ -44,9 +44,11 @@ class FeedbackGiven(Transactions):
             return tuple(as_feedback(row) for row in connection.execute(wanted.order_by(table.c.number)))
 
     def heard(self) -> tuple[Heard, ...]:
-        """Everything that was said, in the order it came."""
+        """Everything that was said and whose words are still there, in the order it came."""
+        table = tables.feedback
+        wanted = select(table).where(table.c.forgotten_at.is_(None)).order_by(table.c.number)
         with self._read() as connection:
-            rows = connection.execute(select(tables.feedback).order_by(tables.feedback.c.number))
+            rows = connection.execute(wanted)
             return tuple(Heard(row.number, _seconds(row.created_at), as_feedback(row)) for row in rows)
 
     def count_feedback(self, source: str, *, since: float) -> int:

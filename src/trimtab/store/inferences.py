@@ -14,10 +14,11 @@ from sqlalchemy import ColumnElement, Connection, Row, func, select, update
 
 from trimtab.data import question_hash
 from trimtab.store import tables
+from trimtab.store.ledger import put_calls
 from trimtab.store.transactions import Transactions, put_new
-from trimtab.types import Candidate, Usage
+from trimtab.types import Call, Candidate, Usage
 
-ROWS_A_STATEMENT = 40  # of 20 columns: 999 values is what every SQLite takes
+ROWS_A_STATEMENT = 40  # of 21 columns: 999 values is what every SQLite takes
 _ROWS = tables.inferences.c
 
 
@@ -50,6 +51,7 @@ class Inference:
     usage: Usage = field(default_factory=Usage)
     seconds: float = 0.0
     upstream: str = ""
+    forgotten_at: float | None = None  # when its words were deleted: it takes no feedback any more
 
 
 class Inferences(Transactions):
@@ -59,10 +61,19 @@ class Inferences(Transactions):
         """Keep one answer."""
         self.add_inferences([inference])
 
-    def add_inferences(self, inferences: Sequence[Inference]) -> None:
-        """Keep answers, and put what they cost on the keys that asked; one that is there stays as it is."""
+    def add_inferences(
+        self, inferences: Sequence[Inference], run_id: str = "", calls: Iterable[Call] = ()
+    ) -> None:
+        """Keep answers, and put what they cost on the keys that asked; one that is there stays as it is.
+
+        Args:
+            inferences: the answers.
+            run_id: on whose account the calls are.
+            calls: those that the answers took and that are not in the ledger yet.
+        """
         rows = [_values(inference) for inference in inferences]
         with self._write() as connection:
+            put_calls(connection, run_id, calls)
             for start in range(0, len(rows), ROWS_A_STATEMENT):
                 put_new(connection, tables.inferences, rows[start : start + ROWS_A_STATEMENT])
             _charge(connection, inferences)
@@ -150,6 +161,7 @@ def _values(inference: Inference) -> tuple[Any, ...]:
         inference.usage.usd,
         inference.seconds,
         inference.upstream,
+        inference.forgotten_at,
     )
 
 
@@ -173,4 +185,5 @@ def _as_inference(row: Row[Any]) -> Inference:
         usage=Usage(**row.usage),
         seconds=row.seconds,
         upstream=row.upstream,
+        forgotten_at=row.forgotten_at,
     )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 from typing import Any
 
@@ -54,6 +54,9 @@ def key_digest(key: str) -> str:
     return hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
 
 
+_COLUMNS = [_KEYS.c[each.name] for each in fields(ApiKey)]
+
+
 class Keys(Transactions):
     """The keys of a server."""
 
@@ -64,7 +67,7 @@ class Keys(Transactions):
 
     def keys(self) -> tuple[ApiKey, ...]:
         """All keys, revoked ones too, in the order they were made."""
-        wanted = select(_KEYS).order_by(_KEYS.c.created_at, _KEYS.c.id)
+        wanted = select(*_COLUMNS).order_by(_KEYS.c.created_at, _KEYS.c.id)
         with self._read() as connection:
             return tuple(_as_key(row._asdict()) for row in connection.execute(wanted))
 

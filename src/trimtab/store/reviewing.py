@@ -108,7 +108,8 @@ class Reviewing(Transactions):
             .having(func.count(distinct(_SAID.source)) > 1)
         )
         newest = _ASKED.created_at.desc(), _ASKED.id
-        wanted = select(tables.inferences).where(_ASKED.id.in_(several)).order_by(*newest).limit(limit)
+        still_there = _ASKED.id.in_(several), _ASKED.forgotten_at.is_(None)
+        wanted = select(tables.inferences).where(*still_there).order_by(*newest).limit(limit)
         with self._read() as connection:
             inferences = tuple(map(_as_inference, connection.execute(wanted)))
             ids = [each.id for each in inferences]

@@ -9,12 +9,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from trimtab.store.batches import Batches
-from trimtab.store.database import MEMORY, open_database
+from trimtab.store.copying import Copying
+from trimtab.store.database import MEMORY, open_database, write_back
 from trimtab.store.feedback import FeedbackGiven
 from trimtab.store.history import History
 from trimtab.store.inferences import Inferences
+from trimtab.store.key_limits import KeyLimits
 from trimtab.store.keys import Keys
 from trimtab.store.ledger import Ledger
+from trimtab.store.retention import Retention
 from trimtab.store.reviewing import Reviewing
 from trimtab.store.rounds import Rounds
 from trimtab.store.runs import Runs
@@ -23,7 +26,20 @@ from trimtab.store.versions import Versions
 
 
 class Store(
-    Runs, Samples, Ledger, History, Batches, Rounds, FeedbackGiven, Inferences, Keys, Versions, Reviewing
+    Runs,
+    Samples,
+    Ledger,
+    History,
+    Batches,
+    Rounds,
+    FeedbackGiven,
+    Inferences,
+    Keys,
+    KeyLimits,
+    Versions,
+    Reviewing,
+    Retention,
+    Copying,
 ):
     """A database of ours; `Store.open` makes one."""
 
@@ -44,6 +60,11 @@ class Store(
     def in_memory(cls) -> Store:
         """A store that ends with the process."""
         return cls.open(MEMORY)
+
+    def write_back(self) -> None:
+        """Moves what was written into its place in the file, so that writes need not; see `write_back`."""
+        with self._explained("written"):
+            write_back(self._reading)
 
     def close(self) -> None:
         """Let go of the database; the store cannot be used after."""

@@ -179,6 +179,7 @@ feedback = Table(
     Column("source", Json, nullable=False),
     Column("created_at", DateTime(timezone=True), nullable=False),
     Column("inference_id", String(64), nullable=True, index=True),  # the served answer it is about
+    Column("forgotten_at", Float(53), nullable=True),  # when its words were deleted
     UniqueConstraint("id", name="uq_feedback_id"),
     Index("ix_feedback_created_at", "created_at"),
 )
@@ -206,6 +207,7 @@ inferences = Table(
     Column("usd", Float(53), nullable=True),
     Column("seconds", Float(53), nullable=False),
     Column("upstream", Line, nullable=False),  # the black box that was asked
+    Column("forgotten_at", Float(53), nullable=True),  # when its words were deleted (`store.retention`)
     Index("ix_inferences_created_at", "created_at"),
 )
 
@@ -223,7 +225,17 @@ api_keys = Table(
     Column("created_at", Float(53), nullable=False),
     Column("revoked_at", Float(53), nullable=True),
     Column("spent_usd", Float(53), nullable=False),
+    Column("requests_left", Float(53), nullable=True),  # of its rate; null: it has not asked yet
+    Column("counted_at", Float(53), nullable=True),  # when so many were left
     UniqueConstraint("digest", name="uq_api_keys_digest"),
+)
+
+key_places = Table(
+    "key_places",  # requests under way of keys that may have so many at once
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("key_id", String(32), nullable=False, index=True),
+    Column("until", Float(53), nullable=False),  # seconds since the epoch; later, whoever held it is dead
 )
 
 adapter_versions = Table(

@@ -5,12 +5,14 @@ What is read and written in them stands in the modules beside this one, a subjec
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import sqlite3
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Table, delete
+from sqlalchemy import Connection, Dialect, Engine, Table, delete
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -46,7 +48,7 @@ class Transactions:
     def _explained(self, what: str) -> Iterator[None]:
         try:
             yield
-        except SQLAlchemyError as error:
+        except (SQLAlchemyError, sqlite3.Error) as error:
             reason = getattr(error, "orig", None) or error
             raise RunError(f"{self._place}: the store cannot be {what}: {reason}") from error
 
@@ -69,8 +71,7 @@ def put_new(connection: Connection, table: Table, rows: Sequence[Sequence[Any]])
     Many rows a statement: SQLite's driver lets go of the interpreter at each, and has to wait for it again
     while an event loop is busy in another thread.
     """
-    processors = [column.type.dialect_impl(connection.dialect) for column in table.columns]
-    as_bound = [processor.bind_processor(connection.dialect) for processor in processors]
+    as_bound = _binding(table, connection.dialect)
     for start in range(0, len(rows), ROWS_A_STATEMENT):
         some = rows[start : start + ROWS_A_STATEMENT]
         values = tuple(
@@ -78,13 +79,20 @@ def put_new(connection: Connection, table: Table, rows: Sequence[Sequence[Any]])
             for row in some
             for bound, value in zip(as_bound, row, strict=True)
         )
-        connection.exec_driver_sql(_insertion_of(connection, table, len(some)), values)
+        connection.exec_driver_sql(_insertion_of(table, connection.dialect, len(some)), values)
 
 
-def _insertion_of(connection: Connection, table: Table, rows: int) -> str:
-    prepared = connection.dialect.identifier_preparer
+@lru_cache(maxsize=64)
+def _binding(table: Table, dialect: Dialect) -> tuple[Callable[[Any], Any] | None, ...]:
+    """What makes a value of each column fit for the driver; None where it is so already."""
+    return tuple(column.type.dialect_impl(dialect).bind_processor(dialect) for column in table.columns)
+
+
+@lru_cache(maxsize=512)
+def _insertion_of(table: Table, dialect: Dialect, rows: int) -> str:
+    prepared = dialect.identifier_preparer
     columns = ", ".join(prepared.format_column(column) for column in table.columns)
-    mark = "?" if connection.dialect.paramstyle == "qmark" else "%s"
+    mark = "?" if dialect.paramstyle == "qmark" else "%s"
     row = f"({', '.join([mark] * len(table.columns))})"
     into = prepared.format_table(table)
     return f"INSERT INTO {into} ({columns}) VALUES {', '.join([row] * rows)} ON CONFLICT DO NOTHING"  # noqa: S608

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from fractions import Fraction
+from functools import lru_cache
 
 from trimtab.tasks.statements import cleaned, statements
 
@@ -99,6 +100,12 @@ def final_number(text: str) -> str | None:
 
 def stated_number(text: str) -> str | None:
     """The canonical number of the last explicit statement ('####', boxed, 'the answer is'), else None."""
+    return _stated(text.rstrip())
+
+
+@lru_cache(maxsize=1024)
+def _stated(text: str) -> str | None:
+    """A search asks of each chain several times, with and without the line break that ends its last step."""
     for tail in statements(_plain(text)):
         if HEADING.match(tail):
             continue

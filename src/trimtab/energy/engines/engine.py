@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
 from trimtab.energy.encoding import Pair, PairEncoder
@@ -22,6 +23,11 @@ class ScoringEngine(Protocol):
     @property
     def tokens(self) -> int:
         """The padded tokens of a batch at which it is quickest."""
+        ...
+
+    @property
+    def streams(self) -> int:
+        """How many threads may be inside `scores` at once."""
         ...
 
     def scores(self, batch: Sequence[Pair]) -> list[float]:
@@ -44,6 +50,11 @@ class EngineScorer:
         """The engine's own."""
         return self.engine.tokens
 
+    @property
+    def streams(self) -> int:
+        """The engine's own."""
+        return self.engine.streams
+
     def encode(self, pairs: Sequence[tuple[str, str]]) -> list[Pair]:
         """Each pair's tokens, in order."""
         return self.encoder.encode(pairs)
@@ -64,9 +75,19 @@ class EngineScorer:
 
 
 def scores_by_length(scorer: BatchScorer, encoded: Sequence[Pair]) -> list[float]:
-    """The scores of encoded pairs, in order, worked out in batches of one length."""
+    """The scores of encoded pairs, in order, worked out in batches of one length on all of its streams."""
+    batches = list(of_one_length([len(pair) for pair in encoded], scorer.tokens, scorer.streams))
     scores = [0.0] * len(encoded)
-    for indices in of_one_length([len(pair) for pair in encoded], scorer.tokens):
-        for index, score in zip(indices, scorer.scores([encoded[i] for i in indices]), strict=True):
+    found = _on_streams(scorer, [[encoded[i] for i in indices] for indices in batches])
+    for indices, values in zip(batches, found, strict=True):
+        for index, score in zip(indices, values, strict=True):
             scores[index] = score
     return scores
+
+
+def _on_streams(scorer: BatchScorer, batches: Sequence[Sequence[Pair]]) -> list[list[float]]:
+    """Each batch's scores, in order."""
+    if scorer.streams == 1:
+        return [scorer.scores(batch) for batch in batches]
+    with ThreadPoolExecutor(scorer.streams) as threads:
+        return list(threads.map(scorer.scores, batches))

@@ -48,7 +48,8 @@ def usable(name: EngineName, *, exporting: bool = True) -> EngineName:
 def make_engine(name: EngineName, energy: EnergyModel, *, threads: int = 1) -> ScoringEngine:
     """The engine on these weights as they are now; nothing is written.
 
-    `threads` is heeded by OpenVINO and ONNX Runtime; torch's are the process's own (`use_threads`).
+    `threads` are the streams of OpenVINO and ONNX Runtime; torch's threads are the process's own
+    (`use_threads`).
     """
     match _runtime(name):
         case "openvino":

@@ -26,7 +26,7 @@ TOKENS = 1024  # int8 is a quarter slower at 4,096 for MiniLM on one core
 
 
 class OnnxEngine:
-    """A session on the CPU."""
+    """A session on the CPU, which as many streams as threads may enter at once."""
 
     def __init__(
         self, name: EngineName, model: bytes | Path, encoder: PairEncoder, *, threads: int = 1
@@ -34,8 +34,9 @@ class OnnxEngine:
         self.name = name
         self.encoder = encoder
         self.tokens = 1 if name == "onnx_int8" else TOKENS  # int8 takes its ranges from the whole batch
+        self.streams = threads
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
+        options.intra_op_num_threads = 1
         options.inter_op_num_threads = 1
         options.log_severity_level = 3  # errors: it warns of every shape that it cannot foresee
         source = str(model) if isinstance(model, Path) else model

@@ -17,6 +17,8 @@ from trimtab.energy.model import EnergyModel, scoring_alike, scoring_tokens
 class TorchEngine:
     """A network and where it is; it may be the one that is being trained."""
 
+    streams = 1  # torch shares out each product among its threads
+
     def __init__(self, name: EngineName, network: Any, encoder: PairEncoder) -> None:
         self.name = name
         self.network = network
