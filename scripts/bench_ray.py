@@ -165,8 +165,8 @@ def lost_node(folder: Path, count: int) -> dict[str, float]:
     return {**figures, "deaths": client.samplers.deaths, "wall_s": seconds}
 
 
-def overhead(folder: Path, count: int) -> dict[str, Any]:
-    """`trimtab answer` on recorded draws, the plain engine and the cluster in turn, twice each."""
+def overhead(folder: Path, count: int, repeats: int) -> dict[str, Any]:
+    """`trimtab answer` on recorded draws, the plain engine and the cluster in turn, so many times each."""
     from trimtab.energy import EnergyModel, Manifest, save_adapter
 
     energy = EnergyModel.pretrained("offline", max_length=64, seed=0)
@@ -181,7 +181,7 @@ def overhead(folder: Path, count: int) -> dict[str, Any]:
         timed(folder, box, "local")  # the draws are in the store from now on
         asked = box.requests
         found = {engine: [] for engine in ("local", "ray")}
-        for _ in range(2):
+        for _ in range(repeats):
             for engine, runs in found.items():
                 runs.append(timed(folder, box, engine))
         assert box.requests == asked, "a recorded draw was asked for again"
@@ -208,6 +208,7 @@ def timed(folder: Path, box: CountingBox, engine: str) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--questions", type=int, default=10_000, help="of the overhead; 0 leaves it out")
+    parser.add_argument("--repeats", type=int, default=2, help="of the overhead")
     parser.add_argument("--lost", type=int, default=2000, help="of the lost node; 0 leaves it out")
     parser.add_argument("--actors", default="1,2,4", help="numbers of sampling actors")
     parser.add_argument("--json", type=Path)
@@ -223,7 +224,7 @@ def main() -> None:
         if given.lost:
             document["lost_node"] = lost_node(folder / "lost", given.lost)
         if given.questions:
-            document["overhead"] = overhead(folder, given.questions)
+            document["overhead"] = overhead(folder, given.questions, given.repeats)
     if given.json:
         write(given.json, document)
     print(json.dumps(document, indent=2))

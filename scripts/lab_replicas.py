@@ -277,9 +277,10 @@ def checked(address: str, control: Path, seen: Seen) -> dict[str, Any]:
         )
         (undisturbed,) = alone.runs()
         wanted = [alone.candidates(undisturbed.id, number) for number in range(3)]
-        ours = [run.id for run in store.runs() if run.config["settings"]["seed"] == 0]
+        learnt = [run for run in store.runs() if run.kind == "adapt"]
+        ours = [run.id for run in learnt if run.config["settings"]["seed"] == 0]
         others = sum([store.candidates(run, number) for number in range(3)] != wanted for run in ours)
-        unfinished = sum(not run.is_finished for run in store.runs() if run.kind == "adapt")
+        unfinished = sum(not run.is_finished for run in learnt)
     return {
         "answers_lost": lost,
         "answers_changed": changed,

@@ -175,14 +175,19 @@ def plans_of(file: Path) -> dict[str, Plan]:
     return {name: Plan(**{**measured, **given}) for name, given in tables.items()}
 
 
-def checked(file: Path) -> list[dict[str, Any]]:
-    """The measured runs of `bench_ray.py`, each beside what is forecast for it."""
+def checked(file: Path, plans: Path) -> list[dict[str, Any]]:
+    """The runs that `bench_ray.py` measured, each beside what is forecast for it."""
     found = json.loads(file.read_text("utf-8"))
+    measured = tomllib.loads(plans.read_text("utf-8"))["measured"]
+    constants = {name: measured[name] for name in ("call_cpu_s", "write_s")}
+    bound = Plan(0, **constants, draws=1, latency_s=found["latency_s"], concurrency=found["in_flight"])
     rows = []
-    for run in found["runs"]:
-        plan = replace(Plan(**found["plan"]), workers=run["workers"])
-        ahead = forecast(plan, sample=plan.questions)
-        rows.append({**run, "forecast_s": ahead.seconds, "ratio": ahead.seconds / run["seconds"]})
+    for run in found["throughput"]:
+        plan = replace(bound, questions=run["questions"], workers=run["actors"])
+        cores = min(plan.workers, found["machine"]["cores"])
+        # More actors than cores share them: each has its part of one.
+        ahead = forecast(replace(plan, call_cpu_s=plan.call_cpu_s * plan.workers / cores))
+        rows.append({**run, "forecast_per_s": run["questions"] / ahead.seconds})
     return rows
 
 
@@ -212,11 +217,11 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="where the figures go too")
     given = parser.parse_args()
     if given.check:
-        rows = checked(given.check)
+        rows = checked(given.check, given.plan)
         for row in rows:
             print(
-                f"{row['workers']} workers: {row['seconds']:.1f} s measured, "
-                f"{row['forecast_s']:.1f} s forecast"
+                f"{row['actors']} workers: {row['per_s']:.1f} questions/s measured, "
+                f"{row['forecast_per_s']:.1f} forecast"
             )
         document: Any = rows
     else:

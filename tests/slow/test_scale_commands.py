@@ -252,3 +252,11 @@ def test_an_output_that_cannot_be_written_is_refused_before_anything_is_paid_for
     (tmp_path / "file").write_text("", "utf-8")
     with pytest.raises(ConfigError, match="cannot be written"):
         refuse_unwritable(tmp_path / "file" / "answers.jsonl")
+
+
+@pytest.mark.parametrize("given", ["s3://bucket/questions/", "gs://bucket/q.parquet", "hdfs://head:9000/q"])
+def test_an_address_of_an_object_store_survives_being_taken_for_a_path(given):
+    from trimtab.scale.reading import address
+
+    assert address(Path(given)) == given.rstrip("/")
+    assert address(Path("/data/q.parquet")) == "/data/q.parquet"

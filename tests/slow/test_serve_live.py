@@ -201,6 +201,9 @@ def test_langchain_needs_the_base_url_alone(served, problems):
 
 
 def test_inspect_measures_the_adapted_model_as_we_do(served, problems, tmp_path):
+    pytest.importorskip(
+        "inspect_ai", reason="it needs a newer openai than litellm takes: `pip install inspect-ai`"
+    )
     script = (
         "import sys, json; from inspect_ai import Task, eval; from inspect_ai.dataset import Sample\n"
         "from inspect_ai.model import get_model; from inspect_ai.scorer import match\n"

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
+PLANS = SCRIPTS.parent / "docs" / "scaling-plans.toml"
 
 
 @pytest.fixture(autouse=True)
@@ -62,17 +62,19 @@ def test_the_price_is_that_of_all_tokens():
 
 
 def test_measured_runs_stand_beside_their_forecasts(tmp_path):
-    from simulate import Plan, checked
+    from simulate import checked
 
-    plan = asdict(Plan(100, concurrency=10, call_cpu_s=0.0, latency_s=1.0, start_s=2.0))
     file = tmp_path / "bench.json"
-    runs = [{"workers": 1, "seconds": 12.0}, {"workers": 2, "seconds": 14.0}]
-    file.write_text(json.dumps({"plan": plan, "runs": runs}))
-    assert [round(row["ratio"], 2) for row in checked(file)] == [1.0, 0.5]
+    runs = [{"actors": at, "questions": 200 * at, "per_s": 19.0 * at} for at in (1, 2)]
+    known = {"latency_s": 0.5, "in_flight": 10, "machine": {"cores": 2}, "throughput": runs}
+    file.write_text(json.dumps(known))
+    rows = checked(file, PLANS)
+    assert [row["forecast_per_s"] for row in rows] == pytest.approx([20, 40], rel=0.05)
+    assert [row["per_s"] for row in rows] == [19.0, 38.0]
 
 
 def test_every_plan_of_the_docs_can_be_played():
     from simulate import plans_of
 
-    plans = plans_of(SCRIPTS.parent / "docs" / "scaling-plans.toml")
+    plans = plans_of(PLANS)
     assert {plan.questions for plan in plans.values()} >= {10**6, 10**9}
