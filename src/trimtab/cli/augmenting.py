@@ -14,8 +14,7 @@ from statistics import fmean
 
 from trimtab.cli import build
 from trimtab.cli.console import print_json, say, table, write_lines
-from trimtab.cli.estimating import BYTES_A_TOKEN, REASONED_SHARE
-from trimtab.cli.foreseeing import bytes_of
+from trimtab.cli.foreseeing import BYTES_A_TOKEN, REASONED_SHARE, bytes_of
 from trimtab.cli.ledger import dollars, usd_of
 from trimtab.cli.outlay import Estimate, foreseeing, rates_of, spelt_usage
 from trimtab.cli.running import running

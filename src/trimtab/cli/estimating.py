@@ -12,23 +12,33 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing, closing
 from dataclasses import dataclass, replace
 from statistics import fmean, stdev
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from trimtab import energy
 from trimtab.adapt.sampling import DrawSettings, round_seed
 from trimtab.cli import build
-from trimtab.cli.adapting import Data
-from trimtab.cli.client import Client, prices_of, transport_of
+from trimtab.cli.client import Client, prices_of
 from trimtab.cli.console import print_json, say
 from trimtab.cli.contending import Contender, contenders, judge_by
 from trimtab.cli.evaluating import with_task
-from trimtab.cli.foreseeing import JUDGES_REPLY, Asked, Foresight, Longest, Replies, Unscored, Usual
+from trimtab.cli.foreseeing import (
+    BYTES_A_TOKEN,
+    JUDGES_REPLY,
+    REASONED_SHARE,
+    Asked,
+    Foresight,
+    Longest,
+    Replies,
+    Unscored,
+    Usual,
+    payer_scope,
+)
 from trimtab.cli.ledger import dollars, print_aligned
-from trimtab.cli.settings import Settings, api_key
+from trimtab.cli.settings import Settings
 from trimtab.data import data_hash, load_questions
 from trimtab.drawing import BeamSettings, beam_search, draw_answers, over_questions
-from trimtab.energy import load_adapter, verify_adapter
 from trimtab.llm.capabilities import capabilities_of
-from trimtab.llm.prices import OPENAI_URL, Prices, refuse_unpriced
+from trimtab.llm.prices import Prices, refuse_unpriced
 from trimtab.pools import recorded_pool
 from trimtab.store import PaidCall, Store
 from trimtab.types import (
@@ -44,11 +54,12 @@ from trimtab.types import (
     Usage,
 )
 
+if TYPE_CHECKING:
+    from trimtab.cli.adapting import Data
+
 AT_ONCE = 100  # questions under way while nothing is sent
-BYTES_A_TOKEN = 4.0  # of English, with the tokenisers of today's models
 ANSWER_TOKENS = 150  # an answer with its reasoning, where nothing at all is known of its length
 REPLY_TOKENS = 80  # a judge's reply, likewise
-REASONED_SHARE = 0.25  # of the room for hidden reasoning, where it is not measured
 MEASURED, HISTORY, ASSUMED = "measured", "history", "assumed"
 # How far off the figures may be: of history because questions differ, of assumptions because models do.
 HISTORY_BAND, ASSUMED_BAND = (0.75, 1.33), (0.4, 2.5)
@@ -136,6 +147,8 @@ def _models(settings: Settings, stage: Stage) -> Iterator[str]:
 
 def _adapting(settings: Settings) -> tuple[Settings, Task, list[Stage]]:
     build.named(settings, "model")
+    from trimtab.cli.adapting import Data  # it loads torch, which no other estimate needs
+
     data = Data.load(settings)
     is_judged = settings.judge in ("ai", "combined")
     plain, seed = build.sampling_of(settings), settings.seed
@@ -216,7 +229,7 @@ def _kept(rows: Sequence[Recorded], judges: tuple[str, ...] = (), is_judged: boo
 
 
 def _with_task(settings: Settings) -> Settings:
-    return with_task(settings, verify_adapter(settings.adapter) if settings.adapter else None)
+    return with_task(settings, energy.verify_adapter(settings.adapter) if settings.adapter else None)
 
 
 # --------------------------------------------------------------------------- carrying it out
@@ -269,7 +282,7 @@ def _probe(plan: _Plan, store: Store) -> tuple[list[Pool], Usage]:
         scorer: Scorer = Unscored()
         if isinstance(stage.how, BeamSettings) and settings.adapter is not None:
             build.limit_threads(settings)
-            scorer, _ = load_adapter(settings.adapter, bf16=settings.bf16)
+            scorer, _ = energy.load_adapter(settings.adapter, bf16=settings.bf16)
         asking = _carried_out(
             stage,
             rows,
@@ -350,13 +363,6 @@ def _foreseen(plan: _Plan, store: Store, replies: Replies) -> Foresight:
 
     asyncio.run(all_stages())
     return foresight
-
-
-def payer_scope(settings: Settings) -> str:
-    """As the run's own cache has it; no key is needed to look there."""
-    if api_key(settings) is None and settings.base_url is None:
-        return OPENAI_URL
-    return transport_of(settings).endpoint
 
 
 def _usual(plan: _Plan, kept: Mapping[str, Sequence[str]]) -> Usual:

@@ -11,10 +11,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
+from trimtab.cli.client import transport_of
+from trimtab.cli.settings import Settings, api_key
 from trimtab.llm import Cached, Filled
 from trimtab.llm.budget import worst_case
 from trimtab.llm.cached import request_key
 from trimtab.llm.capabilities import Capabilities, Learned
+from trimtab.llm.prices import OPENAI_URL
 from trimtab.store import Store
 from trimtab.types import (
     LLM,
@@ -31,6 +34,15 @@ from trimtab.types import (
 )
 
 JUDGES_REPLY = "BEST: A"
+BYTES_A_TOKEN = 4.0  # of English, with the tokenisers of today's models
+REASONED_SHARE = 0.25  # of the room for hidden reasoning, where it is not measured
+
+
+def payer_scope(settings: Settings) -> str:
+    """As the run's own cache has it; no key is needed to look there."""
+    if api_key(settings) is None and settings.base_url is None:
+        return OPENAI_URL
+    return transport_of(settings).endpoint
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from trimtab.cli import build
 from trimtab.cli.console import say
-from trimtab.cli.estimating import BYTES_A_TOKEN, REASONED_SHARE
-from trimtab.cli.foreseeing import bytes_of
+from trimtab.cli.foreseeing import BYTES_A_TOKEN, REASONED_SHARE, bytes_of
 from trimtab.cli.ledger import dollars, usd_of
 from trimtab.cli.outlay import Estimate, foreseeing, rates_of, spelt_usage
 from trimtab.cli.running import Running, running

@@ -10,8 +10,7 @@ from typing import Any
 
 from trimtab.cli.client import prices_of
 from trimtab.cli.console import say
-from trimtab.cli.estimating import payer_scope
-from trimtab.cli.foreseeing import ReadOnly
+from trimtab.cli.foreseeing import ReadOnly, payer_scope
 from trimtab.cli.ledger import usd_of
 from trimtab.cli.settings import Settings
 from trimtab.llm import Cached, Prices

@@ -136,7 +136,7 @@ class Settings(BaseModel):
         False,
         "Score in bfloat16: about twice as fast where the hardware has it, equal to two or three digits.",
     )
-    threads: int | None = _field(None, "Torch threads; the quickest number is measured if left out.", ge=1)
+    threads: int | None = _field(None, "Threads that compute; the quickest number if left out.", ge=1)
     # online adaptation
     rounds: int = _field(
         2, "Rounds of online adaptation after the warm start; none with recorded answers alone.", ge=0, le=100

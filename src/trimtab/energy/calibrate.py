@@ -13,7 +13,6 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.optimize import minimize
 from scipy.special import expit, logit
 
 from trimtab.stopping import DecisionCalibration, Evidence
@@ -147,6 +146,8 @@ def _logistic(features: Array, right: Array, ridge: float) -> tuple[float, Array
         error = expit(line) - target
         loss = np.logaddexp(0, line).sum() - target @ line + ridge * slopes @ slopes
         return float(loss), np.append(error @ standard + 2 * ridge * slopes, error.sum())
+
+    from scipy.optimize import minimize  # a third of a second that only a fit needs
 
     columns = features.shape[1]
     start = np.append(np.zeros(columns), logit(target.mean()))
