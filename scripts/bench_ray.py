@@ -214,7 +214,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     os.environ.update({**QUIET, "OPENAI_API_KEY": "none", "OMP_NUM_THREADS": "1"})
-    document: dict[str, Any] = {"machine": machine()}
+    document: dict[str, Any] = {"machine": machine(), "latency_s": LATENCY_S, "in_flight": IN_FLIGHT}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         document["start_up"] = start_up(folder / "start")

@@ -425,26 +425,47 @@ def load_recorded(
     Raises:
         DataError: with every problem of the file.
     """
+    return tuple(read_recorded(path, need_answer=need_answer, kinds=kinds))
+
+
+def read_recorded(
+    path: Path | str, *, need_answer: bool = True, kinds: dict[str, Kind] | None = None
+) -> Iterator[Recorded]:
+    """`load_recorded` row by row: the rows as they are read, and the problems after the last one.
+
+    From the first chat log on rows come after the last line, which may be of that log's question.
+    """
     sheet = _Sheet(path)
-    found: list[tuple[int, Recorded]] = []
+    seen: list[tuple[int, Question]] = []
+    unlabelled: list[tuple[int, Question]] = []
+    for line, recorded in _recorded(sheet, {} if kinds is None else kinds):
+        seen.append((line, recorded.question))
+        if not _is_labelled(recorded):
+            unlabelled.append(seen[-1])
+        yield recorded
+    _check_questions(sheet, seen)
+    if need_answer:
+        needed = "a reference answer, or 'correct' on every sample, is needed to judge by"
+        _refuse_without_reference(sheet, unlabelled, needed)
+    sheet.close()
+
+
+def _recorded(sheet: _Sheet, kinds: dict[str, Kind]) -> Iterator[tuple[int, Recorded]]:
+    """The rows by line; those after the first chat log wait for it."""
     logs: list[tuple[int, _ChatRow]] = []
-    kinds = {} if kinds is None else kinds
+    waiting: list[tuple[int, Recorded]] = []
     for line, row in sheet.rows():
         if "messages" in row:
             log = sheet.validated(line, row, _ChatRow)
             logs.extend([(line, log)] if log and _is_answered(sheet, line, log) else [])
         elif recorded := sheet.validated(line, row, _RecordedRow):
-            found.append((line, recorded.as_recorded()))
             kinds.update(recorded.kinds)
-    found.extend(_merged_logs(sheet, logs))
-    found.sort(key=lambda numbered: numbered[0])
-    _check_questions(sheet, [(line, recorded.question) for line, recorded in found])
-    if need_answer:
-        unlabelled = [(line, recorded.question) for line, recorded in found if not _is_labelled(recorded)]
-        needed = "a reference answer, or 'correct' on every sample, is needed to judge by"
-        _refuse_without_reference(sheet, unlabelled, needed)
-    sheet.close()
-    return tuple(recorded for _, recorded in found)
+            if logs:
+                waiting.append((line, recorded.as_recorded()))
+            else:
+                yield line, recorded.as_recorded()
+    waiting.extend(_merged_logs(sheet, logs))
+    yield from sorted(waiting, key=lambda numbered: numbered[0])
 
 
 def _is_labelled(recorded: Recorded) -> bool:
@@ -641,7 +662,12 @@ def _split_of(text: str, shares: Mapping[str, float], salt: str) -> str:
 
 def data_hash(items: Iterable[Question | Recorded | Contrast | Feedback]) -> str:
     """SHA-256 of the items' whole content, in their order: what a manifest says it was trained on."""
-    return _digest([[type(item).__name__, asdict(item)] for item in items])
+    digest = hashlib.sha256(b"[")
+    for place, item in enumerate(items):
+        row = json.dumps([type(item).__name__, asdict(item)], sort_keys=True)
+        digest.update((f", {row}" if place else row).encode())
+    digest.update(b"]")
+    return digest.hexdigest()
 
 
 def _digest(value: object) -> str:

@@ -15,6 +15,7 @@ from trimtab.data import (
     load_preferences,
     load_questions,
     load_recorded,
+    read_recorded,
 )
 from trimtab.errors import DataError
 from trimtab.types import Contrast, Question, Recorded, Sample
@@ -283,6 +284,18 @@ def test_chat_logs_of_one_question_must_agree_on_its_answer(tmp_path: Path) -> N
     with pytest.raises(DataError) as excinfo:
         load_recorded(write(tmp_path, chat("q", "a", answer="1"), chat("q", "b", answer="2")))
     assert problems(excinfo) == [(2, "answer")]
+
+
+def test_rows_before_the_first_chat_log_are_given_while_the_file_is_read(tmp_path: Path) -> None:
+    first, second = (
+        {"id": each, "question": each, "answer": "1", "samples": [{"text": "1"}]} for each in "ab"
+    )
+    path = write(tmp_path, first, "not JSON", chat("c", "1", id="c", answer="1"), second, chat("c", "2"))
+    reading = read_recorded(path)
+    assert [next(reading).question.id for _ in range(3)] == ["a", "c", "b"]
+    with pytest.raises(DataError) as excinfo:
+        next(reading)
+    assert problems(excinfo) == [(2, "")]
 
 
 def test_recorded_answers_that_are_all_labelled_need_no_reference(tmp_path: Path) -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+from dataclasses import asdict
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -106,6 +110,13 @@ def test_a_data_hash_is_equal_exactly_for_equal_items_in_equal_order(
 ) -> None:
     assert data_hash(left) == data_hash(tuple(left))
     assert (data_hash(left) == data_hash(right)) == (left == right)
+
+
+@pytest.mark.parametrize("number", [0, 1, 3])
+def test_a_data_hash_is_that_of_the_rows_written_out_as_one_list(number: int) -> None:
+    rows = [Question(f"q{each}", "é?", "1", choices=("1", "2")) for each in range(number)]
+    written = json.dumps([["Question", asdict(row)] for row in rows], sort_keys=True)
+    assert data_hash(rows) == hashlib.sha256(written.encode()).hexdigest()
 
 
 def test_a_data_hash_sees_every_part_of_a_row() -> None:

@@ -195,7 +195,7 @@ def test_a_single_draw_costs_its_share_of_all_and_a_judge_what_it_asks_on_top() 
     pools = [pool(str(index), [True, False], Usage(10, 10, 1, 0.004)) for index in range(5)]
     compared = compare(pools, MAJORITY, further={"ai_judge@x": [1.0] * 5})
     spent = {"ai_judge@x": Spent(0, 0.005, with_draws=True)}
-    costs = with_costs(compared, pools, lambda usage: None, spent).costs
+    costs = with_costs(compared, lambda usage: None, spent).costs
     assert costs["majority"].usd_per_thousand == pytest.approx(4.0)
     assert costs["single"].usd_per_thousand == pytest.approx(2.0)
     assert costs["ai_judge@x"].usd_per_thousand == pytest.approx(5.0)
@@ -208,25 +208,26 @@ def test_a_searchs_draws_are_the_complete_answers_that_its_tokens_would_make() -
     beams = [pool(str(index), [True], Usage(60, 150, 4, 0.02)) for index in range(5)]
     compared = compare(pools, MAJORITY, further={"beam_search": [1.0] * 5})
     spent = {"beam_search": spent_searching(beams)}
-    cost = with_costs(compared, pools, lambda usage: None, spent).costs["beam_search"]
+    cost = with_costs(compared, lambda usage: None, spent).costs["beam_search"]
     assert (cost.draws, cost.usd_per_thousand) == (3.0, pytest.approx(20.0))
     unknown = [replace(each, usage=Usage()) for each in pools]
-    assert with_costs(compared, unknown, lambda usage: None, spent).costs["beam_search"].draws == 0
+    compared = compare(unknown, MAJORITY, further={"beam_search": [1.0] * 5})
+    assert with_costs(compared, lambda usage: None, spent).costs["beam_search"].draws == 0
 
 
 def test_recorded_draws_are_priced_by_their_length_and_not_at_all_without_prices() -> None:
     pools = [Pool(Question("q", "x" * 400, "7"), (Candidate("y" * 800, "7", verdict=Verdict.RIGHT),))]
     compared = compare(pools, MAJORITY)
-    priced = with_costs(compared, pools, lambda used: used.input_tokens + 2.0 * used.output_tokens)
+    priced = with_costs(compared, lambda used: used.input_tokens + 2.0 * used.output_tokens)
     assert priced.costs["majority"].usd_per_thousand == pytest.approx(1000 * (100 + 2 * 200))
-    unpriced = with_costs(compared, pools, lambda used: None)
+    unpriced = with_costs(compared, lambda used: None)
     assert unpriced.costs["majority"].usd_per_thousand is None
     assert [row[3] for row in cost_rows(unpriced, 1.5)] == ["—", "—"]
 
 
 def test_only_what_uses_the_adapter_bears_its_training() -> None:
     pools = [Pool(Question("q", "?", "7"), (drawn(True, 1.0), drawn(False, 0.0)))]
-    compared = with_costs(compare(pools, VOTE, further={"majority@other": [1.0]}), pools, lambda used: 1.0)
+    compared = with_costs(compare(pools, VOTE, further={"majority@other": [1.0]}), lambda used: 1.0)
     training = {row[0]: row[2] for row in cost_rows(compared, 2.5)}
     assert training[label("single")] == training[label("majority")] == "0.00"
     assert training[label("weighted_vote")] == "2.50"

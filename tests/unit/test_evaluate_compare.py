@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import combinations
+from weakref import WeakSet
 
 import pytest
 from hypothesis import given, settings
@@ -16,6 +18,7 @@ from trimtab.errors import InputError
 from trimtab.evaluate import compare
 from trimtab.evaluate.comparison import METHODS
 from trimtab.evaluate.measures import calibration_of, scores_of
+from trimtab.evaluate.seen import SHOWN
 from trimtab.stopping import DecisionCalibration, DecisionRule
 from trimtab.types import Candidate, Pool, Question, Usage, Verdict
 
@@ -229,6 +232,34 @@ def test_the_unsure_are_counted_as_abstained_and_leave_the_accuracies_alone() ->
     assert bold.answered_right is not None
     assert careful.answered_right is not None
     assert (bold.answered_right.value, careful.answered_right.value) == (0.5, 1.0)
+
+
+class Text(str):
+    """A text whose end can be seen."""
+
+
+@pytest.mark.parametrize("is_scored", [True, False])
+def test_no_text_outlives_its_question_but_for_the_few_that_are_shown(is_scored: bool) -> None:
+    alive: WeakSet[Text] = WeakSet()
+    most = 0
+
+    def read() -> Iterator[Pool]:
+        nonlocal most
+        for index in range(100):
+            row = [_with_text(Text(f"{index}, {place}"), place, is_scored) for place in range(3)]
+            alive.update(candidate.text for candidate in row if isinstance(candidate.text, Text))
+            most = max(most, len(alive))
+            yield pool(index, row)
+
+    compare(read(), VOTE if is_scored else DecisionRule("majority"), budgets=())
+    shown = 2 * 2 * SHOWN  # two texts an example, two kinds
+    assert 3 < most <= shown + 2 * 3  # and those of this question and of the one before
+
+
+def _with_text(text: Text, place: int, is_scored: bool) -> Candidate:
+    """Two wrong answers, then a right one; the surer, the later the question."""
+    answer = RIGHT_ANSWER if place == 2 else "8"
+    return replace(drawn(answer, float(text.partition(",")[0]) if is_scored else None), text=text)
 
 
 def test_mended_shows_the_votes_wrong_answer_and_worst_a_right_one_that_was_passed_over() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from trimtab import tasks
 from trimtab.cli.console import say
 from trimtab.cli.settings import Settings
-from trimtab.data import Kind, load_questions, load_recorded, split
+from trimtab.data import Kind, load_questions, read_recorded, split
 from trimtab.drawing import BeamSettings
 from trimtab.energy.manifest import MANIFEST_NAME
 from trimtab.errors import ConfigError
@@ -151,11 +151,14 @@ def take_up(store: Store, run_id: str, kind: str, config: dict[str, object]) -> 
     store.start_run(run_id, kind, config)
 
 
-def recorded_rows(
-    path: Path | None, settings: Settings, kinds: dict[str, Kind] | None = None
-) -> tuple[Recorded, ...]:
+def recorded_rows(path: Path | None, settings: Settings) -> tuple[Recorded, ...]:
     """The recorded answers in a file; none without one."""
-    return load_recorded(path, need_answer=needs_reference(settings), kinds=kinds) if path else ()
+    return tuple(rows_read(path, settings, {}))
+
+
+def rows_read(path: Path | None, settings: Settings, kinds: dict[str, Kind]) -> Iterator[Recorded]:
+    """`recorded_rows` one by one, as they are read."""
+    return read_recorded(path, need_answer=needs_reference(settings), kinds=kinds) if path else iter(())
 
 
 def question_rows(

@@ -199,7 +199,7 @@ class _Story:
         )
         prices = Prices(self.base_url)
         spent = {BEAM_SEARCH: spent_searching(search)}
-        return with_costs(comparison, pools, lambda usage: prices.usd(MODEL, usage), spent)
+        return with_costs(comparison, lambda usage: prices.usd(MODEL, usage), spent)
 
     def transferred(self, folder: Path) -> Transfer:
         """The same adapter in front of another black box, without training anything."""
@@ -271,6 +271,7 @@ def _report(
         rounds=tuple(_point(each) for each in rounds),
         transfers=(transfer,),
         about=about,
+        training_usd=0.0,  # nobody bills for the embedded black box
         next_steps=NEXT,
     )
 

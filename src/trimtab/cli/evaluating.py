@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from trimtab import energy as adapters
@@ -16,6 +17,7 @@ from trimtab.cli.progress import Bars, bars
 from trimtab.cli.running import Running, running
 from trimtab.cli.scaling import on_cluster, read_there
 from trimtab.cli.settings import Settings
+from trimtab.cli.spooling import Spooled, spooled
 from trimtab.cli.tracking import comparison_figures, services_of, tracking
 from trimtab.data import Kind, data_hash
 from trimtab.energy import Manifest, verify_adapter
@@ -24,6 +26,7 @@ from trimtab.evaluate import (
     Comparison,
     Mark,
     ReportData,
+    Target,
     cluster_of,
     compare,
     missed_targets,
@@ -37,7 +40,7 @@ from trimtab.evaluate.report import rounds_of
 from trimtab.evaluate.words import accuracy_rows, difference_rows, headline, stopping_sentence
 from trimtab.pools import recorded_pool
 from trimtab.stopping import DecisionRule
-from trimtab.types import LLM, Pool, Question, Recorded, Task
+from trimtab.types import LLM, Pool, Question, Task
 
 if TYPE_CHECKING:
     from trimtab.adapt import Drawer
@@ -53,22 +56,23 @@ class _Asked:
     settings: Settings
     manifest: Manifest | None
     task: Task
-    recorded: tuple[Recorded, ...]
+    recorded: Spooled
     questions: tuple[Question, ...]
     kinds: Mapping[str, Kind]
     against: tuple[Contender, ...]
 
     @classmethod
-    def loaded(cls, settings: Settings) -> _Asked:
+    @contextmanager
+    def loaded(cls, settings: Settings) -> Iterator[_Asked]:
         against = contenders(settings.against)
         _check(settings, against)
         manifest = verify_adapter(settings.adapter) if settings.adapter else None
         settings = with_task(settings, manifest)
         kinds: dict[str, Kind] = {}
-        recorded = build.recorded_rows(settings.recorded, settings, kinds)
-        questions = build.question_rows(settings.questions, settings, kinds)
-        task = build.task_of(settings, [*questions, *(row.question for row in recorded)])
-        return cls(settings, manifest, task, recorded, questions, kinds, against)
+        with spooled(build.rows_read(settings.recorded, settings, kinds)) as recorded:
+            questions = build.question_rows(settings.questions, settings, kinds)
+            task = build.task_of(settings, [*questions, *recorded.questions])
+            yield cls(settings, manifest, task, recorded, questions, kinds, against)
 
     @property
     def seeds(self) -> range:
@@ -76,11 +80,11 @@ class _Asked:
 
     @property
     def all_questions(self) -> list[Question]:
-        return [*(row.question for row in self.recorded), *self.questions]
+        return [*self.recorded.questions, *self.questions]
 
     def marks(self) -> list[Mark]:
         """One a pool, in the order in which they are drawn."""
-        once = [self._mark(row.question, self.settings.seed) for row in self.recorded]
+        once = [self._mark(question, self.settings.seed) for question in self.recorded.questions]
         return once + [self._mark(question, seed) for seed in self.seeds for question in self.questions]
 
     def _mark(self, question: Question, seed: int) -> Mark:
@@ -92,7 +96,7 @@ class _Asked:
 class _Drawn:
     """What was drawn for it."""
 
-    pools: list[Pool]  # scored where there is an adapter
+    pools: Iterable[Pool]  # scored where there is an adapter
     beams: list[Pool]
     entries: list[Entry]
     code: int  # 4 where a limit cut the drawing short
@@ -107,9 +111,12 @@ def run(settings: Settings, as_json: bool) -> int:
 
 def _run(settings: Settings, as_json: bool) -> int:
     targets = parse_targets(settings.require) if settings.require else ()
-    asked = _Asked.loaded(settings)
-    settings = asked.settings
-    if settings.dry_run:
+    with _Asked.loaded(settings) as asked:
+        return _evaluated(asked, targets, as_json)
+
+
+def _evaluated(asked: _Asked, targets: Sequence[Target], as_json: bool) -> int:
+    if asked.settings.dry_run:
         _say_what_would_be_asked(asked, as_json)
         return 0
     drawn = _drawn(asked)
@@ -180,7 +187,7 @@ def _compared(asked: _Asked, drawn: _Drawn) -> Comparison:
         seed=settings.seed,
     )
     prices = prices_of(settings)
-    return with_costs(comparison, drawn.pools, lambda usage: prices.usd(settings.model or "", usage), spent)
+    return with_costs(comparison, lambda usage: prices.usd(settings.model or "", usage), spent)
 
 
 def answers_each(settings: Settings) -> int:
@@ -222,21 +229,28 @@ def _drawn(asked: _Asked) -> _Drawn:
     """Live answers, in the store before they are used: complete ones and, searching, the final beams."""
     settings = asked.settings
     with _calling(asked) as run:
-        pools = [recorded_pool(row, asked.task) for row in asked.recorded]
+        live: list[Pool] = []
         beams: list[Pool] = []
         if run is not None and asked.questions:
-            pools += _over_seeds(asked, run, run.client.model(), asked.questions)
+            live = _over_seeds(asked, run, run.client.model(), asked.questions)
             if settings.search == "beam" and settings.adapter is not None:
                 energy, _ = adapters.load_adapter(settings.adapter, bf16=settings.bf16)
                 beams = _over_seeds(asked, run, run.client.model(), asked.questions, energy)
-        if run is not None and run.exit_code and not any(pool.candidates for pool in pools):
+        if run is not None and run.exit_code and not _anything_answered(asked, live):
             raise BudgetSpentError(
                 "budget spent before any question was answered: there is nothing to evaluate"
             )
-        with _bar(run) as bar:
-            pools = _scored(settings, pools, bar)
-            entries = [_field(asked, run, pools, bar).entry(each) for each in asked.against]
+        pools: Iterable[Pool] = chain((recorded_pool(row, asked.task) for row in asked.recorded), live)
+        entries: list[Entry] = []
+        if settings.adapter is not None or asked.against:  # both take all pools at once
+            with _bar(run) as bar:
+                pools = at_once = _scored(settings, list(pools), bar)
+                entries = [_field(asked, run, at_once, bar).entry(each) for each in asked.against]
     return _Drawn(pools, beams, entries, run.exit_code if run else 0)
+
+
+def _anything_answered(asked: _Asked, live: Sequence[Pool]) -> bool:
+    return bool(asked.recorded.questions) or any(pool.candidates for pool in live)
 
 
 @contextmanager

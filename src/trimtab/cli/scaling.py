@@ -21,7 +21,7 @@ from typing import IO, TYPE_CHECKING, Any, Self, cast
 from trimtab.cli import build, console
 from trimtab.cli.client import Client
 from trimtab.cli.settings import Settings
-from trimtab.errors import ConfigError, MissingExtraError
+from trimtab.errors import ConfigError, MissingExtraError, TrimtabError
 from trimtab.llm.observed import Meter
 from trimtab.scale.bounds import Bounds
 from trimtab.store import Store
@@ -262,8 +262,9 @@ def classified(
     settings: Settings, folder: Path, texts: Sequence[Any], report: Callable[[int, int], None] | None
 ) -> list[Any]:
     """The probabilities of each text's labels, worked out on the cluster."""
-    pool = batches(Classifying(_there(settings), folder.absolute()), settings)
-    return pool.map(texts, TEXTS_AT_ONCE, report or (lambda done, total: None))
+    with on_cluster(settings):
+        pool = batches(Classifying(_there(settings), folder.absolute()), settings)
+        return pool.map(texts, TEXTS_AT_ONCE, report or (lambda done, total: None))
 
 
 # --------------------------------------------------------------------------- a command's work, done there
@@ -357,6 +358,7 @@ class ClusterClient:
             assert cluster is not None, "this is for a cluster"
             self._gate = cluster.gate(self._here.limiter, self._here.budget)
             self.samplers = self._crew()
+            opened.callback(self._here.__exit__)
             opened.callback(self._end)
             self._open = opened.pop_all()
         self._looking = threading.Thread(target=self._look_after, daemon=True)
@@ -399,8 +401,11 @@ class ClusterClient:
         """Hears the figures, and keeps as many actors scoring as the work wants."""
         while not self._over.wait(WATCH_S):
             self.hear()
-            if self.scorers is not None and self.scorers.tick():
-                self.samplers.scored_by(self.scorers.actors)
+            try:
+                if self.scorers is not None and self.scorers.tick():
+                    self.samplers.scored_by(self.scorers.actors)
+            except TrimtabError as error:
+                console.say(f"scoring goes on with fewer actors: {error}")
 
     def _end(self) -> None:
         self._ask_the_gate()

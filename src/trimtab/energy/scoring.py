@@ -52,7 +52,7 @@ class ScoringSettings:
     """How requests are gathered."""
 
     gather_s: float = 0.002  # how long the first request of a quiet moment waits for others
-    window: int = 8  # batches picked at once, sorted by length together; more pad less and wait longer
+    window: int = 8  # batches picked at once, sorted by length together, or two a stream; more wait longer
     # Pairs of one question picked in its turn: a search's step or less. With one at a time, all searches
     # would be served at the same moment, and then wait for their endpoint together.
     turn: int = 32
@@ -212,7 +212,7 @@ class BatchingScorer:
     def _next_window(self) -> list[_Wanted]:
         """What is scored next: some pairs of each question in turn, up to so many tokens."""
         window: list[_Wanted] = []
-        room = self.settings.window * self._scorer.tokens
+        room = max(self.settings.window, 2 * self._scorer.streams) * self._scorer.tokens
         while self._queues and room > 0:
             taken = [wanted for wanted in self._next_turn() if not wanted.score.cancelled()]
             window += taken

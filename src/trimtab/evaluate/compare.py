@@ -6,11 +6,8 @@ Failed and unreadable questions count 0 and stay in the denominator. No model, n
 
 from __future__ import annotations
 
-import math
-import random
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import combinations
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 
 import numpy as np
 
@@ -24,29 +21,14 @@ from trimtab.evaluate.comparison import (
     SINGLE,
     STOPPED,
     WEIGHTED_VOTE,
-    Budget,
     Comparison,
-    Counts,
-    Draws,
-    Shown,
-    SideBySide,
-    Stopping,
 )
-from trimtab.evaluate.intervals import (
-    Array,
-    Difference,
-    Estimate,
-    mean_estimate,
-)
+from trimtab.evaluate.intervals import Array, Difference
 from trimtab.evaluate.marks import Mark, clusters_of, unmarked
-from trimtab.evaluate.measures import calibration_of, risk_of, scores_of
-from trimtab.pools import share_right
-from trimtab.sequential import needed
-from trimtab.stopping import DecisionRule, RuleName, decide
-from trimtab.types import AnswerStatus, Candidate, Pool, Usage, Verdict
-
-SUBSETS = 16  # seeded subsets a question and number of draws; all of them where there are no more
-SHOWN = 4  # examples kept of each kind
+from trimtab.evaluate.measures import calibration_of, risk_of, scores_between
+from trimtab.evaluate.seen import Seen
+from trimtab.stopping import DecisionRule, RuleName
+from trimtab.types import Pool
 
 _METHOD_OF_RULE = {"argmax": BEST_OF_N}  # other rules are methods by their own name
 _PAIRS = (
@@ -58,21 +40,8 @@ _PAIRS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class _Ending:
-    """How one question ended under one rule."""
-
-    status: AnswerStatus
-    chosen: Candidate | None = None
-    confidence: float | None = None
-
-    @property
-    def is_right(self) -> bool:
-        return self.chosen is not None and self.chosen.verdict is Verdict.RIGHT
-
-
 def compare(
-    pools: Sequence[Pool],
+    pools: Iterable[Pool],
     rule: DecisionRule,
     *,
     others: Sequence[DecisionRule] = (),
@@ -91,7 +60,7 @@ def compare(
     `answered_right`, never a method's accuracy.
 
     Args:
-        pools: the questions with their judged candidates, in the order drawn.
+        pools: the questions with their judged candidates, in the order drawn; each is taken once, and let go.
         rule: what decides.
         others: how `majority`, `best_of_n` (argmax) and `weighted_vote` decide where `rule` is another one,
             each with the temperature chosen for it (`Manifest.decision_rules`). One that is not among them is
@@ -112,140 +81,101 @@ def compare(
             scores that are not there.
         ValueError: some candidates are scored and some are not, or `further` is not of the same questions.
     """
-    _refuse_unusable(pools, further or {})
-    rules = _rules(pools, rule, others)
+    pools, is_scored = _looked_at(pools)
     decided_by = _METHOD_OF_RULE.get(rule.name, rule.name)
-    endings = {name: [_ending(pool.candidates, each) for pool in pools] for name, each in rules.items()}
-    decided = [_or_abstained(ending, abstain_below) for ending in endings[decided_by]]
-    needs = [needed(pool.candidates, rule) for pool in pools] if stop_when_sure else []
-    early = {STOPPED: _stopped(pools, rule, needs)} if stop_when_sure else {}
-    outcomes = _outcomes(pools, endings, {**early, **(further or {})})
-    marks = marks or unmarked(pool.question.id for pool in pools)
+    seen = Seen(
+        _rules(is_scored, rule, others),
+        decided_by,
+        budgets=budgets,
+        stop_when_sure=stop_when_sure,
+        abstain_below=abstain_below,
+        seed=seed,
+    )
+    for pool in pools:
+        _refuse_partly_scored(pool, is_scored)
+        seen.add(pool)
+    _refuse_unusable(seen, further or {})
+    drawn, decided, asked = seen.drawn, seen.decided, len(seen.ids)
+    outcomes = {
+        name: np.asarray(values, dtype=np.float64)
+        for name, values in seen.outcomes_with(further or {}).items()
+    }
+    marks = marks or unmarked(seen.ids)
     paired = Resampling(clusters_of(marks), seed)
-    confident = [(e.confidence, e.is_right) for e in decided if e.confidence is not None]
     return Comparison(
         rule=rule.name,
         temperature=rule.temperature,
         decided_by=decided_by,
-        counts=_counts(decided),
-        samples_per_question=float(np.mean([len(pool.candidates) for pool in pools])),
+        counts=decided.counts(),
+        samples_per_question=drawn.number / asked,
         accuracy=paired.accuracy(outcomes),
         differences=_differences(outcomes, decided_by, paired),
-        answered_right=_answered_right(decided, seed),
-        budget=_budget(pools, rules, _numbers_of_draws(pools, budgets), paired),
-        draws=_draws(pools),
-        calibration=calibration_of(confident),
-        scores=scores_of([pool.candidates for pool in pools]),
-        usage=sum((pool.usage for pool in pools), start=Usage()),
-        stopping=_stopping(pools, rule, needs) if stop_when_sure else None,
-        mended=_mended(pools, decided_by, endings),
-        worst=_worst(pools, decided_by, endings[decided_by]),
+        answered_right=decided.answered_right(seed),
+        budget=seen.curves.budget(paired),
+        draws=drawn.draws(),
+        calibration=calibration_of(decided.confident),
+        scores=scores_between(drawn.scores),
+        usage=drawn.usage,
+        estimated=drawn.estimated(),
+        stopping=seen.early.stopping(drawn.number) if seen.early else None,
+        mended=seen.mended.pairs(),
+        worst=seen.worst.pairs(),
         clusters=len({mark.cluster for mark in marks}),
-        risk=risk_of(confident, len(pools)),
+        risk=risk_of(decided.confident, asked),
         categories=by_category(outcomes, marks, paired),
         seeds=by_seed(outcomes, marks),
         costs={},
-        ids=tuple(pool.question.id for pool in pools),
-        outcomes={name: tuple(map(float, values)) for name, values in outcomes.items()},
+        ids=tuple(seen.ids),
+        outcomes={name: tuple(values.tolist()) for name, values in outcomes.items()},
     )
 
 
-# --------------------------------------------------------------------------- deciding
+def _looked_at(pools: Iterable[Pool]) -> tuple[Iterator[Pool], bool | None]:
+    """The pools, none left out, and whether the first candidate among them is scored; None without any."""
+    waiting = iter(pools)
+    ahead: list[Pool] = []
+    for pool in waiting:
+        ahead.append(pool)
+        if pool.candidates:
+            return chain(ahead, waiting), pool.candidates[0].score is not None
+    return iter(ahead), None
 
 
-def _refuse_unusable(pools: Sequence[Pool], further: Mapping[str, Sequence[float]]) -> None:
-    if not pools:
+def _refuse_partly_scored(pool: Pool, is_scored: bool | None) -> None:
+    if any((candidate.score is not None) is not is_scored for candidate in pool.candidates):
+        raise ValueError("either every candidate is scored or none is")
+
+
+def _refuse_unusable(seen: Seen, further: Mapping[str, Sequence[float]]) -> None:
+    asked, unjudged = len(seen.ids), seen.drawn.unjudged
+    if not asked:
         raise InputError("an evaluation needs at least one question; none came")
-    unjudged = [pool.question.id for pool in pools if pool.candidates and not _is_judged(pool)]
     if unjudged:
         shown = ", ".join(unjudged[:5]) + (", …" if len(unjudged) > 5 else "")
         raise InputError(
-            f"an evaluation needs something to judge by: {len(unjudged)} of {len(pools)} questions have "
+            f"an evaluation needs something to judge by: {len(unjudged)} of {asked} questions have "
             f"neither a reference answer nor a 'correct' label ({shown}); add 'answer' to these rows or "
             f"leave them out"
         )
     for name, values in further.items():
-        if len(values) != len(pools):
-            raise ValueError(f"{name}: one outcome a question is needed, {len(values)} came for {len(pools)}")
-
-
-def _is_judged(pool: Pool) -> bool:
-    return any(candidate.verdict is not Verdict.UNJUDGED for candidate in pool.candidates)
+        if len(values) != asked:
+            raise ValueError(f"{name}: one outcome a question is needed, {len(values)} came for {asked}")
 
 
 def _rules(
-    pools: Sequence[Pool], rule: DecisionRule, others: Sequence[DecisionRule]
+    is_scored: bool | None, rule: DecisionRule, others: Sequence[DecisionRule]
 ) -> dict[str, DecisionRule]:
     """The rules that can be compared on these candidates, by method; `rule` itself among them."""
-    scored = {candidate.score is not None for pool in pools for candidate in pool.candidates}
-    if len(scored) > 1:
-        raise ValueError("either every candidate is scored or none is")
-    if False in scored and rule.name != MAJORITY:
+    if is_scored is False and rule.name != MAJORITY:
         raise InputError(
             f"the rule '{rule.name}' needs scored answers; name an adapter, or use the rule majority"
         )
     compared: tuple[RuleName, ...] = (
-        ("majority",) if False in scored else ("majority", "argmax", "weighted_vote")
+        ("majority",) if is_scored is False else ("majority", "argmax", "weighted_vote")
     )
     known = {each.name: each for each in (*others, rule)}
     names = dict.fromkeys((*compared, rule.name))
     return {_METHOD_OF_RULE.get(name, name): known.get(name, DecisionRule(name)) for name in names}
-
-
-def _ending(candidates: Sequence[Candidate], rule: DecisionRule) -> _Ending:
-    if not candidates:
-        return _Ending(AnswerStatus.FAILED)
-    decision = decide(candidates, rule)
-    if decision.answer is None:
-        return _Ending(AnswerStatus.UNREADABLE, decision.candidate)
-    return _Ending(AnswerStatus.ANSWERED, decision.candidate, decision.confidence)
-
-
-def _or_abstained(ending: _Ending, abstain_below: float) -> _Ending:
-    unsure = ending.confidence is not None and ending.confidence < abstain_below
-    return _Ending(AnswerStatus.ABSTAINED, ending.chosen, ending.confidence) if unsure else ending
-
-
-def _stopped(pools: Sequence[Pool], rule: DecisionRule, needs: Sequence[int]) -> list[float]:
-    first = [pool.candidates[:count] for pool, count in zip(pools, needs, strict=True)]
-    return [float(_ending(candidates, rule).is_right) for candidates in first]
-
-
-def _stopping(pools: Sequence[Pool], rule: DecisionRule, needs: Sequence[int]) -> Stopping:
-    drawn = sum(len(pool.candidates) for pool in pools)
-    return Stopping(rule.certainty, sum(needs) / len(pools), sum(needs) / drawn if drawn else 1.0)
-
-
-def _outcomes(
-    pools: Sequence[Pool], endings: Mapping[str, Sequence[_Ending]], further: Mapping[str, Sequence[float]]
-) -> dict[str, Array]:
-    """One outcome a question by method, in the order in which methods are shown."""
-    found = {
-        SINGLE: [share_right(pool) for pool in pools],
-        **{name: [float(ending.is_right) for ending in ends] for name, ends in endings.items()},
-        **further,
-        ORACLE: [float(share_right(pool) > 0) for pool in pools],
-    }
-    return {name: np.asarray(values, dtype=np.float64) for name, values in found.items()}
-
-
-# --------------------------------------------------------------------------- adding up
-
-
-def _counts(endings: Sequence[_Ending]) -> Counts:
-    by_status = {status: sum(ending.status is status for ending in endings) for status in AnswerStatus}
-    return Counts(
-        asked=len(endings),
-        answered=by_status[AnswerStatus.ANSWERED],
-        unreadable=by_status[AnswerStatus.UNREADABLE],
-        failed=by_status[AnswerStatus.FAILED],
-        abstained=by_status[AnswerStatus.ABSTAINED],
-    )
-
-
-def _answered_right(endings: Sequence[_Ending], seed: int) -> Estimate | None:
-    answered = [float(ending.is_right) for ending in endings if ending.status is AnswerStatus.ANSWERED]
-    return mean_estimate(answered, seed=seed) if answered else None
 
 
 def _differences(outcomes: Mapping[str, Array], decided_by: str, paired: Resampling) -> dict[str, Difference]:
@@ -261,99 +191,3 @@ def _differences(outcomes: Mapping[str, Array], decided_by: str, paired: Resampl
         for ours, theirs in (*_PAIRS, *extra)
         if ours in outcomes and theirs in outcomes
     }
-
-
-def _draws(pools: Sequence[Pool]) -> Draws:
-    candidates = [candidate for pool in pools for candidate in pool.candidates]
-    return Draws(
-        drawn=len(candidates),
-        right=sum(candidate.verdict is Verdict.RIGHT for candidate in candidates),
-        unreadable=sum(candidate.answer is None for candidate in candidates),
-        unjudged=sum(candidate.verdict is Verdict.UNJUDGED for candidate in candidates),
-    )
-
-
-# --------------------------------------------------------------------------- accuracy against draws
-
-
-def _numbers_of_draws(pools: Sequence[Pool], budgets: Sequence[int] | None) -> tuple[int, ...]:
-    most = max(len(pool.candidates) for pool in pools)
-    if budgets is not None:
-        return tuple(sorted({number for number in budgets if 1 <= number <= most}))
-    powers = [2**exponent for exponent in range(most.bit_length())]
-    return tuple(sorted({*powers, most} - {0}))
-
-
-def _budget(
-    pools: Sequence[Pool], rules: Mapping[str, DecisionRule], draws: tuple[int, ...], paired: Resampling
-) -> Budget:
-    if not draws:
-        return Budget((), {})
-    curves = {
-        name: np.array([[_mean_right(pool, rule, number, paired.seed) for number in draws] for pool in pools])
-        for name, rule in rules.items()
-    }
-    used = tuple(float(np.mean([min(number, len(pool.candidates)) for pool in pools])) for number in draws)
-    return Budget(draws, {name: paired.estimates(curve) for name, curve in curves.items()}, used)
-
-
-def _mean_right(pool: Pool, rule: DecisionRule, number: int, seed: int) -> float:
-    if not pool.candidates:
-        return 0.0
-    rights = [_ending(subset, rule).is_right for subset in _subsets(pool, number, seed)]
-    return sum(rights) / len(rights)
-
-
-def _subsets(pool: Pool, number: int, seed: int) -> Iterator[tuple[Candidate, ...]]:
-    """Subsets of `number` draws in the order drawn: all where they are few, else a seeded choice."""
-    have = len(pool.candidates)
-    number = min(number, have)
-    if number == 1 or math.comb(have, number) <= SUBSETS:
-        yield from combinations(pool.candidates, number)
-        return
-    rng = random.Random(f"{seed}:{number}:{pool.question.id}")
-    for _ in range(SUBSETS):
-        yield tuple(pool.candidates[index] for index in sorted(rng.sample(range(have), number)))
-
-
-# --------------------------------------------------------------------------- examples to read
-
-
-def _mended(
-    pools: Sequence[Pool], decided_by: str, endings: Mapping[str, Sequence[_Ending]]
-) -> tuple[SideBySide, ...]:
-    """Where the decision is right and the vote wrong, the surest first (ties: in the order asked)."""
-    found = [
-        (decision.confidence or 0.0, _pair(pool, (MAJORITY, vote.chosen), (decided_by, decision.chosen)))
-        for pool, vote, decision in zip(pools, endings[MAJORITY], endings[decided_by], strict=True)
-        if decision.is_right and not vote.is_right and vote.chosen and decision.chosen
-    ]
-    return _surest(found)
-
-
-def _worst(pools: Sequence[Pool], decided_by: str, endings: Sequence[_Ending]) -> tuple[SideBySide, ...]:
-    """Where the decision is wrong though a right answer was drawn, the surest first."""
-    found = []
-    for pool, ending in zip(pools, endings, strict=True):
-        right = next((c for c in pool.candidates if c.verdict is Verdict.RIGHT), None)
-        if right is not None and not ending.is_right and ending.chosen is not None:
-            found.append(
-                (ending.confidence or 0.0, _pair(pool, (decided_by, ending.chosen), (ORACLE, right)))
-            )
-    return _surest(found)
-
-
-def _surest(found: Sequence[tuple[float, SideBySide]]) -> tuple[SideBySide, ...]:
-    return tuple(pair for _, pair in sorted(found, key=lambda item: -item[0])[:SHOWN])
-
-
-def _pair(pool: Pool, left: tuple[str, Candidate], right: tuple[str, Candidate]) -> SideBySide:
-    return SideBySide(
-        pool.question.id, pool.question.with_choices, pool.question.answer, _shown(*left), _shown(*right)
-    )
-
-
-def _shown(method: str, candidate: Candidate) -> Shown:
-    return Shown(
-        method, candidate.text, candidate.answer, candidate.verdict, candidate.score, candidate.confidence
-    )

@@ -176,6 +176,7 @@ class Comparison:
     calibration: Calibration | None  # None when no decision carries a confidence
     scores: Scores | None  # None when the candidates are not scored
     usage: Usage
+    estimated: Usage  # by the length of the texts, for draws that were recorded without their usage
     mended: tuple[SideBySide, ...]  # left: majority's wrong answer; right: the decision's right one
     stopping: Stopping | None  # None when it was not asked for
     worst: tuple[SideBySide, ...]  # left: the decision's wrong answer; right: a right one that was drawn

@@ -40,7 +40,7 @@ def _usage_of(pools: Sequence[Pool]) -> Usage:
 
 
 def with_costs(
-    comparison: Comparison, pools: Sequence[Pool], price: Price, further: Mapping[str, Spent] | None = None
+    comparison: Comparison, price: Price, further: Mapping[str, Spent] | None = None
 ) -> Comparison:
     """The comparison with what each of its methods costs.
 
@@ -49,30 +49,27 @@ def with_costs(
     their usage it is estimated from their length, a token every four characters.
 
     Args:
-        comparison: of these pools.
-        pools: with the usage of their draws.
+        comparison: without its costs.
         price: dollars of some usage; None where prices are not known.
         further: the methods that drew for themselves, or asked somebody about the draws.
     """
-    drawn, usage = sum(len(pool.candidates) for pool in pools), _usage_of(pools)
-    usd = usage.usd if usage.calls else price(estimated_usage(pools))
-    every = _cost(drawn, usd, len(pools))
+    asked, drawn, usage = comparison.counts.asked, comparison.draws.drawn, comparison.usage
+    usd = usage.usd if usage.calls else price(comparison.estimated)
+    every = _cost(drawn, usd, asked)
     costs = {name: every for name in comparison.accuracy if name != ORACLE}
     costs[SINGLE] = _times(every, 1 / every.draws if every.draws else 1.0)
     if comparison.stopping is not None:
         costs[STOPPED] = _times(every, comparison.stopping.samples_ratio)
     for name, spent in (further or {}).items():
         draws = _as_draws(spent, usage.output_tokens, drawn) if spent.draws is None else spent.draws
-        own = _cost(draws, spent.usd, len(pools))
+        own = _cost(draws, spent.usd, asked)
         costs[name] = _sum(every, own) if spent.with_draws else own
     return replace(comparison, costs=costs)
 
 
-def estimated_usage(pools: Sequence[Pool]) -> Usage:
-    """Of drawing these pools in one request a question."""
-    asked = sum(len(pool.question.with_choices) for pool in pools)
-    said = sum(len(candidate.text) for pool in pools for candidate in pool.candidates)
-    return Usage(asked // CHARACTERS_A_TOKEN, said // CHARACTERS_A_TOKEN, len(pools))
+def estimated_usage(questions: int, asked: int, said: int) -> Usage:
+    """Of drawing in one request a question, from the characters of the questions and of the answers."""
+    return Usage(asked // CHARACTERS_A_TOKEN, said // CHARACTERS_A_TOKEN, questions)
 
 
 def _as_draws(spent: Spent, tokens: int, drawn: int) -> float:

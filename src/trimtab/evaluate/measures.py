@@ -10,6 +10,8 @@ from trimtab.evaluate.comparison import Bin, Calibration, Risk, Scores
 from trimtab.evaluate.intervals import Array
 from trimtab.types import Candidate, Verdict
 
+Parted = tuple[tuple[float, ...], tuple[float, ...]]  # the scores of right and of wrong candidates
+
 BINS = 10  # Guo et al. 2017, "On Calibration of Modern Neural Networks" use 15; ours see fewer questions
 SCORE_BINS = 24
 RISK_POINTS = 20  # of the curve that is kept; its area is that of every step
@@ -64,10 +66,21 @@ def risk_of(decisions: Sequence[tuple[float, bool]], asked: int) -> Risk | None:
     )
 
 
-def scores_of(pools: Sequence[Sequence[Candidate]], *, bins: int = SCORE_BINS) -> Scores | None:
+def scores_of(pools: Sequence[Sequence[Candidate]]) -> Scores | None:
     """Histograms of the scores of right and wrong candidates on shared edges; None where none is scored."""
-    right = [s for pool in pools for s in _scores(pool, Verdict.RIGHT)]
-    wrong = [s for pool in pools for s in (*_scores(pool, Verdict.WRONG), *_scores(pool, Verdict.UNREADABLE))]
+    return scores_between([parted(pool) for pool in pools])
+
+
+def parted(pool: Sequence[Candidate]) -> Parted:
+    """The scores of one question's right candidates, and of its wrong ones."""
+    wrong = (*_scores(pool, Verdict.WRONG), *_scores(pool, Verdict.UNREADABLE))
+    return tuple(_scores(pool, Verdict.RIGHT)), wrong
+
+
+def scores_between(questions: Sequence[Parted], *, bins: int = SCORE_BINS) -> Scores | None:
+    """`scores_of` questions whose scores are parted already."""
+    right = [score for rights, _ in questions for score in rights]
+    wrong = [score for _, wrongs in questions for score in wrongs]
     if not right and not wrong:
         return None
     edges = _edges([*right, *wrong], bins)
@@ -75,7 +88,7 @@ def scores_of(pools: Sequence[Sequence[Candidate]], *, bins: int = SCORE_BINS) -
         edges=tuple(float(edge) for edge in edges),
         right=tuple(int(n) for n in np.histogram(right, edges)[0]),
         wrong=tuple(int(n) for n in np.histogram(wrong, edges)[0]),
-        pairwise_accuracy=_pairwise_accuracy(pools),
+        pairwise_accuracy=_pairwise_accuracy(questions),
     )
 
 
@@ -91,12 +104,11 @@ def _scores(pool: Sequence[Candidate], verdict: Verdict) -> list[float]:
     return [c.score for c in pool if c.score is not None and c.verdict is verdict]
 
 
-def _pairwise_accuracy(pools: Sequence[Sequence[Candidate]]) -> float | None:
+def _pairwise_accuracy(questions: Sequence[Parted]) -> float | None:
     """P(a right candidate outscores a wrong one of the same question), ties counting half."""
     won, pairs = 0.0, 0
-    for pool in pools:
-        right = np.array(_scores(pool, Verdict.RIGHT))[:, None]
-        wrong = np.array([*_scores(pool, Verdict.WRONG), *_scores(pool, Verdict.UNREADABLE)])[None, :]
+    for rights, wrongs in questions:
+        right, wrong = np.array(rights)[:, None], np.array(wrongs)[None, :]
         won += float((right > wrong).sum()) + 0.5 * float((right == wrong).sum())
         pairs += right.size * wrong.size
     return won / pairs if pairs else None

@@ -44,7 +44,7 @@ SCORED_AT_ONCE = 16_384  # tokens that one sampler sends to be scored together
 SCORERS_AWAITED_S = 60.0  # how long a sampler waits for scorers in the place of dead ones
 GRACE_S = 10.0  # how long calls on their way may take when a run ends early
 LOST = (RayActorError, ObjectLostError)  # the actor is gone, or its node with what it gave
-STREAMS = 4  # batches that one sampler has under way at once
+STREAMS = 2  # batches that one sampler has under way at once: more would be smaller
 
 
 @dataclass(frozen=True, slots=True)
