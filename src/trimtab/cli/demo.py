@@ -56,6 +56,7 @@ OUT = Path("adapters/demo")
 LEARN, HELD_OUT, TEST, TRANSFER = 300, 50, 300, 100  # questions; only the last are shared, with the test
 DRAWS = 8
 CONCURRENCY = 16
+THREADS = 1  # the same seed is then the same adapter, to the bit, whatever else the machine does
 MAX_LENGTH = 128  # tokens of the encoder; the longest question and chain have about 110
 MAX_TOKENS = 96  # the longest chain of this world has about 60
 # Every step draws as many continuations as there are draws in the other methods.
@@ -127,7 +128,7 @@ class _Story:
             store.forget_run(self.run_id)
             shutil.rmtree(self.run_folder, ignore_errors=True)
         build.take_up(store, self.run_id, "demo", config)
-        build.limit_threads(settings, self.run_folder)
+        build.limit_threads(settings.model_copy(update={"threads": settings.threads or THREADS}))
 
     def box(self, model: str) -> LLM:
         """One of the embedded models; its answers are known by its weights, whatever the server's port."""
