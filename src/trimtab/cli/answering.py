@@ -21,7 +21,7 @@ from trimtab.cli.scaling import ClusterClient, on_cluster, read_there, refuse_un
 from trimtab.cli.settings import Settings
 from trimtab.data import data_hash, load_questions
 from trimtab.drawing import BeamSettings, Waves, answer_question, draw_request, over_questions
-from trimtab.energy import BatchingScorer, verify_adapter
+from trimtab.energy import BatchingScorer, Manifest, verify_adapter
 from trimtab.errors import BudgetSpentError, ConfigError, EndpointError
 from trimtab.types import Answer, AnswerStatus, Prompt, Question, Sampling, Scorer, Task
 
@@ -60,7 +60,7 @@ def _run(settings: Settings, as_json: bool) -> int:
         )
         return 0
     if settings.engine == "ray":
-        answers, code = _answers_there(settings, questions, task)
+        answers, code = _answers_there(settings, manifest, questions, task)
     else:
         build.limit_threads(settings)
         answers, code = _answers(settings, questions, task)
@@ -110,14 +110,14 @@ def _answers(settings: Settings, questions: Sequence[Question], task: Task) -> t
     return [found[question.id] for question in questions], run.exit_code
 
 
-def _answers_there(settings: Settings, questions: Sequence[Question], task: Task) -> tuple[list[Answer], int]:
+def _answers_there(
+    settings: Settings, manifest: Manifest, questions: Sequence[Question], task: Task
+) -> tuple[list[Answer], int]:
     """The same on a Ray cluster: in shards on disk as they come, where a killed run finds them again."""
     from trimtab.scale.recipes import Answering
     from trimtab.scale.remote import answer_of, answered, shard_size
     from trimtab.scale.shards import Shards
 
-    assert settings.adapter is not None
-    manifest = verify_adapter(settings.adapter)
     with running(settings, "answer", data_hash(questions), questions=len(questions)) as run:
         assert isinstance(run.client, ClusterClient)
         folder = build.run_folder(settings, run.id) / SHARDS

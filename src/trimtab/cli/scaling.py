@@ -92,12 +92,9 @@ def bounds_of(settings: Settings) -> Bounds:
 def _there(settings: Settings) -> Settings:
     """The settings as another process of the cluster reads them: no path hangs on where it was started."""
     paths = {name: getattr(settings, name) for name in PATHS}
-    store = settings.store
-    if store is not None and "://" not in store:
-        paths["store"] = Path(store)
-    absolute = {name: path.absolute() for name, path in paths.items() if path is not None}
-    if "store" in absolute:
-        absolute["store"] = str(absolute["store"])
+    absolute: dict[str, object] = {name: path.absolute() for name, path in paths.items() if path is not None}
+    if settings.store is not None and "://" not in settings.store:
+        absolute["store"] = str(Path(settings.store).absolute())
     return settings.model_copy(update=absolute)
 
 
