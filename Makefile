@@ -6,7 +6,7 @@ BOX := src/trimtab/llm/embedded
 # Compiled files save each of the tests' processes half a second.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test unit slow stores simulate system check bench bench-serve serving-loop docs blackbox clean
+.PHONY: demo test unit slow stores simulate system check inspect bench bench-serve serving-loop docs blackbox clean
 
 demo: $(READY)
 	$(BIN)/trimtab demo
@@ -22,6 +22,15 @@ slow: $(READY) system
 # Every law of the store once more, on a PostgreSQL server of the tests' own.
 stores: $(READY) system
 	$(BIN)/pytest -n 2 -p no:schemathesis --stores postgresql tests/unit/test_store*.py tests/unit/test_promotion_versions.py
+
+# Inspect measures what we serve: it wants a newer openai than litellm takes, so it lives in an environment of its own.
+INSPECT := .venv-inspect/bin/python
+inspect: $(READY) $(INSPECT)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 0 -m "slow" tests/slow/test_serve_live.py -k inspect
+
+$(INSPECT):
+	$(PYTHON) -m venv $(dir $(INSPECT))..
+	$(INSPECT) -m pip install --quiet --disable-pip-version-check "inspect-ai==0.3.285" "openai>=3.4,<4"
 
 # Time, dollars and bottleneck of big runs, forecast from measured constants (docs/scaling.md).
 simulate: $(READY)

@@ -1,15 +1,13 @@
 """Rows of data: strict JSONL in, frozen nouns out; splits and content hashes.
 
-One loader reads every kind of row and reports all problems of a file together. What a text *means* (its
-number, its letter) is not decided here: that is the tasks' business. Nothing here is written to disk.
+How a file is read, and its problems told, is `sheets`' affair; what a text *means* (its number, its letter)
+the tasks'. Nothing here is written to disk.
 """
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
-import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -18,13 +16,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
-from pydantic_core import ErrorDetails, PydanticCustomError
+from pydantic import Field
 
-from trimtab.errors import DataError, InputError, Problem
+from trimtab.errors import InputError
+from trimtab.sheets import Id, References, Row, Sheet, Text, TextOrNumber
 from trimtab.types import Contrast, Question, Recorded, Sample
 
-_HALF_PAIR = re.compile("[\ud800-\udfff]")  # no tokenizer takes one
 MAX_CHOICES = 26  # choices are named by the letters A to Z
 DEFAULT_SHARES: Mapping[str, float] = MappingProxyType({"train": 0.8, "dev": 0.1, "test": 0.1})
 
@@ -75,35 +72,6 @@ class Feedback:
 # --------------------------------------------------------------------------- the shape of each row
 
 
-def _not_blank(text: str) -> str:
-    if not text.strip():
-        raise PydanticCustomError("blank", "is empty")
-    return text
-
-
-def _number_as_text(value: object) -> object:
-    """Numbers as their shortest decimal text; everything else as it is, for the next check."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return value
-    return str(int(value)) if float(value).is_integer() else repr(value)
-
-
-def _without_nul(value: str) -> str:
-    if "\0" in value:
-        raise PydanticCustomError("nul", "holds a NUL character, which databases do not keep")
-    return value
-
-
-Text: TypeAlias = Annotated[str, AfterValidator(_not_blank)]
-TextOrNumber: TypeAlias = Annotated[Text, BeforeValidator(_number_as_text)]
-Id: TypeAlias = Annotated[TextOrNumber, AfterValidator(_without_nul)]
-References: TypeAlias = list[TextOrNumber]
-
-
-class _Row(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-
 @dataclass(frozen=True, slots=True)
 class Kind:
     """What a row says its question is one of, for reports and intervals."""
@@ -112,7 +80,9 @@ class Kind:
     cluster: str | None = None
 
 
-class _QuestionRow(_Row):
+class _QuestionRow(Row):
+    hints = MappingProxyType({"samples": "rows with samples are recorded answers, and questions are needed"})
+
     id: Id
     question: Text
     answer: TextOrNumber | None = None
@@ -141,7 +111,7 @@ class _QuestionRow(_Row):
         )
 
 
-class _SampleRow(_Row):
+class _SampleRow(Row):
     text: Text
     correct: bool | None = None
     model: str | None = None  # many logs write "" where the model is not known
@@ -158,12 +128,12 @@ class _RecordedRow(_QuestionRow):
         return Recorded(self.as_question(), tuple(sample.as_sample() for sample in self.samples))
 
 
-class _MessageRow(_Row):
+class _MessageRow(Row):
     role: Literal["system", "developer", "user", "assistant"]
     content: str
 
 
-class _ChatRow(_Row):
+class _ChatRow(Row):
     id: TextOrNumber | None = None
     messages: Annotated[list[_MessageRow], Field(min_length=2)]
     answer: TextOrNumber | None = None
@@ -171,7 +141,7 @@ class _ChatRow(_Row):
     model: str | None = None
 
 
-class _SaidRow(_Row):
+class _SaidRow(Row):
     id: TextOrNumber | None = None
     source: Text = "human"
     inference_id: Text | None = None
@@ -239,143 +209,6 @@ _FeedbackRow: TypeAlias = (
 _ROW_OF: Mapping[str, type[_FeedbackRow]] = MappingProxyType(
     {"correction": _CorrectionRow, "rating": _RatingRow, "ranking": _RankingRow, "comment": _CommentRow}
 )
-_RowModel = TypeVar("_RowModel", bound=_Row)
-_NESTED: Mapping[str, type[_Row]] = MappingProxyType({"samples": _SampleRow, "messages": _MessageRow})
-
-
-# --------------------------------------------------------------------------- reading a file
-
-
-class _Sheet:
-    """One file being read: its rows, and the problems found so far."""
-
-    def __init__(self, path: Path | str) -> None:
-        self.path = Path(path)
-        self.problems: list[Problem] = []
-
-    def complain(self, line: int, field: str, message: str) -> None:
-        self.problems.append(Problem(str(self.path), line, field, message))
-
-    def rows(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Line number and JSON object of every line that holds one, read as they are asked for."""
-        is_empty = True
-        for line, raw in enumerate(self._lines(), start=1):
-            if raw.strip():
-                is_empty = False
-                row = self._object(line, raw)
-                if row is not None:
-                    yield line, row
-        if is_empty:
-            self.complain(0, "", "holds no rows; one JSON object a line is needed")
-
-    def _lines(self) -> Iterator[bytes]:
-        try:
-            with self.path.open("rb") as file:
-                yield file.readline().removeprefix(b"\xef\xbb\xbf").removesuffix(b"\n")
-                yield from (line.removesuffix(b"\n") for line in file)
-                return
-        except FileNotFoundError:
-            self.complain(0, "", "no such file")
-        except IsADirectoryError:
-            self.complain(0, "", "is a folder; a JSONL file is needed")
-        except OSError as error:
-            self.complain(0, "", f"cannot be read: {error.strerror}")
-        raise DataError(self.problems)
-
-    def _object(self, line: int, raw: bytes) -> dict[str, Any] | None:
-        try:
-            row = parsed(raw.decode())
-        except UnicodeDecodeError as error:
-            self.complain(line, "", f"not UTF-8: {error.reason} at byte {error.start + 1}")
-        except json.JSONDecodeError as error:
-            self.complain(line, "", f"not JSON: {error.msg} at column {error.colno}")
-        except (ValueError, RecursionError) as error:
-            self.complain(line, "", f"not usable JSON: {error}")
-        else:
-            if isinstance(row, dict):
-                return row
-            self.complain(line, "", f"a JSON object is needed, not {kind_of(row)}")
-        return None
-
-    def validated(self, line: int, row: dict[str, Any], model: type[_RowModel]) -> _RowModel | None:
-        """The row in its shape, or None when it has problems (which are noted)."""
-        try:
-            return model.model_validate(row)
-        except ValidationError as error:
-            for detail in error.errors(include_url=False):
-                field = ".".join(str(part) for part in detail["loc"])
-                self.complain(line, field, _explain(detail, model))
-        return None
-
-    def refuse_duplicate_ids(self, ids: Iterable[tuple[int, str | None]]) -> None:
-        first: dict[str, int] = {}
-        for line, given in ids:
-            if given is not None and first.setdefault(given, line) != line:
-                self.complain(line, "id", f"{given!r} stands on line {first[given]} already; ids must differ")
-
-    def close(self) -> None:
-        """Raises DataError with every problem, in the order of lines, if there is any."""
-        if self.problems:
-            raise DataError(sorted(self.problems, key=lambda problem: problem.line))
-
-
-def parsed(text: str) -> Any:
-    """The JSON value of a text. Raises ValueError for what is no JSON, or no text that can be used."""
-    row = json.loads(text, object_pairs_hook=_object_of_distinct_keys, parse_constant=_no_constant)
-    if r"\ud" in text.lower() and _HALF_PAIR.search(json.dumps(row, ensure_ascii=False)):
-        raise ValueError("it holds half of a surrogate pair, which is no character")
-    return row
-
-
-def _object_of_distinct_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    row = dict(pairs)
-    if len(row) < len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f"the key {twice!r} stands twice in one object")
-    return row
-
-
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is not a JSON number")
-
-
-def kind_of(value: object) -> str:
-    """What sort of JSON value it is, as a message says it."""
-    names = {dict: "an object", list: "a list", str: "a string", bool: "a Boolean", type(None): "null"}
-    return names.get(type(value), "a number")
-
-
-def _explain(detail: ErrorDetails, model: type[_Row]) -> str:
-    match detail["type"]:
-        case "missing":
-            return "missing"
-        case "extra_forbidden":
-            return _unknown_key(detail["loc"], model)
-        case "string_type":
-            return f"a string is needed, not {kind_of(detail['input'])}"
-        case "list_type":
-            return f"a list is needed, not {kind_of(detail['input'])}"
-        case "model_type":
-            return f"an object is needed, not {kind_of(detail['input'])}"
-        case "bool_type":
-            return f"true or false is needed, not {kind_of(detail['input'])}"
-        case "literal_error":
-            return f"{detail['ctx']['expected']} is needed, not {detail['input']!r}"
-        case "too_short":
-            return f"at least {detail['ctx']['min_length']} needed, {detail['ctx']['actual_length']} given"
-        case _:
-            return detail["msg"]
-
-
-def _unknown_key(location: tuple[int | str, ...], model: type[_Row]) -> str:
-    nested = _NESTED.get(str(location[0])) if len(location) > 1 else None
-    known = list((nested or model).model_fields)
-    key = str(location[-1])
-    if key == "samples":
-        return "unknown key here: rows with samples are recorded answers, and questions are needed"
-    close = difflib.get_close_matches(key, known, n=1)
-    return f"unknown key; did you mean {close[0]!r}?" if close else f"unknown key; known: {', '.join(known)}"
 
 
 # --------------------------------------------------------------------------- questions and recorded answers
@@ -395,7 +228,7 @@ def load_questions(
     Raises:
         DataError: with every problem of the file.
     """
-    sheet = _Sheet(path)
+    sheet = Sheet(path)
     questions: list[tuple[int, Question]] = []
     kinds = {} if kinds is None else kinds
     for line, row in sheet.rows():
@@ -435,7 +268,7 @@ def read_recorded(
 
     From the first chat log on rows come after the last line, which may be of that log's question.
     """
-    sheet = _Sheet(path)
+    sheet = Sheet(path)
     seen: list[tuple[int, Question]] = []
     unlabelled: list[tuple[int, Question]] = []
     for line, recorded in _recorded(sheet, {} if kinds is None else kinds):
@@ -450,7 +283,7 @@ def read_recorded(
     sheet.close()
 
 
-def _recorded(sheet: _Sheet, kinds: dict[str, Kind]) -> Iterator[tuple[int, Recorded]]:
+def _recorded(sheet: Sheet, kinds: dict[str, Kind]) -> Iterator[tuple[int, Recorded]]:
     """The rows by line; those after the first chat log wait for it."""
     logs: list[tuple[int, _ChatRow]] = []
     waiting: list[tuple[int, Recorded]] = []
@@ -472,26 +305,26 @@ def _is_labelled(recorded: Recorded) -> bool:
     return all(sample.correct is not None for sample in recorded.samples)
 
 
-def _refuse_without_reference(sheet: _Sheet, questions: Sequence[tuple[int, Question]], needed: str) -> None:
+def _refuse_without_reference(sheet: Sheet, questions: Sequence[tuple[int, Question]], needed: str) -> None:
     for line, question in questions:
         if question.answer is None and not question.correct_answers:
             sheet.complain(line, "answer", f"missing; {needed}")
 
 
-def _check_questions(sheet: _Sheet, questions: Sequence[tuple[int, Question]]) -> None:
+def _check_questions(sheet: Sheet, questions: Sequence[tuple[int, Question]]) -> None:
     for line, question in questions:
         _check_choices(sheet, line, question)
     sheet.refuse_duplicate_ids((line, question.id) for line, question in questions)
 
 
-def _check_choices(sheet: _Sheet, line: int, question: Question) -> None:
+def _check_choices(sheet: Sheet, line: int, question: Question) -> None:
     if question.choices and question.answer is not None and question.answer not in question.choices:
         sheet.complain(
             line, "answer", f"{question.answer!r} is not among the choices; give the text of one of them"
         )
 
 
-def _is_answered(sheet: _Sheet, line: int, log: _ChatRow) -> bool:
+def _is_answered(sheet: Sheet, line: int, log: _ChatRow) -> bool:
     """True when the log ends with an assistant turn after a user turn, and neither is empty."""
     if log.messages[-1].role != "assistant":
         sheet.complain(line, "messages", "the last turn must be the assistant's: it is the recorded answer")
@@ -515,7 +348,7 @@ def _asked(log: _ChatRow) -> str:
     return "" if turn is None else log.messages[turn].content
 
 
-def _merged_logs(sheet: _Sheet, logs: Sequence[tuple[int, _ChatRow]]) -> list[tuple[int, Recorded]]:
+def _merged_logs(sheet: Sheet, logs: Sequence[tuple[int, _ChatRow]]) -> list[tuple[int, Recorded]]:
     """One Recorded a question, at the line of its first log."""
     groups: dict[str, list[tuple[int, _ChatRow]]] = {}
     for line, log in logs:
@@ -523,7 +356,7 @@ def _merged_logs(sheet: _Sheet, logs: Sequence[tuple[int, _ChatRow]]) -> list[tu
     return [_merged_group(sheet, digest, group) for digest, group in groups.items()]
 
 
-def _merged_group(sheet: _Sheet, digest: str, group: Sequence[tuple[int, _ChatRow]]) -> tuple[int, Recorded]:
+def _merged_group(sheet: Sheet, digest: str, group: Sequence[tuple[int, _ChatRow]]) -> tuple[int, Recorded]:
     answers = [(line, log.answer) for line, log in group if log.answer is not None]
     for line, answer in answers:
         if answer != answers[0][1]:
@@ -547,7 +380,7 @@ def load_preferences(path: Path | str) -> tuple[Contrast, ...]:
     Raises:
         DataError: with every problem of the file.
     """
-    sheet = _Sheet(path)
+    sheet = Sheet(path)
     rows = [(line, sheet.validated(line, row, _PreferenceRow)) for line, row in sheet.rows()]
     preferences = [(line, row) for line, row in rows if row is not None]
     _check_feedback(sheet, [(line, row.as_feedback()) for line, row in preferences])
@@ -581,7 +414,7 @@ def load_feedback(path: Path | str) -> tuple[Feedback, ...]:
     Raises:
         DataError: with every problem of the file.
     """
-    sheet = _Sheet(path)
+    sheet = Sheet(path)
     rows = [(line, _feedback_row(sheet, line, row)) for line, row in sheet.rows()]
     feedback = [(line, row.as_feedback()) for line, row in rows if row is not None]
     _check_feedback(sheet, feedback)
@@ -589,14 +422,14 @@ def load_feedback(path: Path | str) -> tuple[Feedback, ...]:
     return tuple(said for _, said in feedback)
 
 
-def _feedback_row(sheet: _Sheet, line: int, row: dict[str, Any]) -> _FeedbackRow | None:
+def _feedback_row(sheet: Sheet, line: int, row: dict[str, Any]) -> _FeedbackRow | None:
     if row.keys() & {"prompt", "chosen", "rejected"}:
         return sheet.validated(line, row, _PreferenceRow)
     model = next((model for key, model in _ROW_OF.items() if key in row), _VerdictRow)
     return sheet.validated(line, row, model)
 
 
-def _check_feedback(sheet: _Sheet, feedback: Sequence[tuple[int, Feedback]]) -> None:
+def _check_feedback(sheet: Sheet, feedback: Sequence[tuple[int, Feedback]]) -> None:
     for line, said in feedback:
         if said.kind is FeedbackKind.PREFERENCE and said.text == said.value:
             sheet.complain(line, "rejected", "is the chosen text again")

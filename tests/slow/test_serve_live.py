@@ -35,6 +35,7 @@ pytestmark = pytest.mark.slow
 
 BOX = "trimtab-blackbox"
 SHORT = {"model": BOX, "messages": [{"role": "user", "content": "Ann has 2 pens.\n"}], "max_tokens": 4}
+INSPECT = Path(__file__).resolve().parents[2] / ".venv-inspect" / "bin" / "python"
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "OPENAI_API_KEY": "sk-upstream-never-shown"}
 
 
@@ -201,9 +202,8 @@ def test_langchain_needs_the_base_url_alone(served, problems):
 
 
 def test_inspect_measures_the_adapted_model_as_we_do(served, problems, tmp_path):
-    pytest.importorskip(
-        "inspect_ai", reason="it needs a newer openai than litellm takes: `pip install inspect-ai`"
-    )
+    if not INSPECT.exists():  # it needs a newer openai than litellm takes, so an environment of its own
+        pytest.skip(f"no Inspect at {INSPECT}: `make inspect` installs it there")
     script = (
         "import sys, json; from inspect_ai import Task, eval; from inspect_ai.dataset import Sample\n"
         "from inspect_ai.model import get_model; from inspect_ai.scorer import match\n"
@@ -215,10 +215,8 @@ def test_inspect_measures_the_adapted_model_as_we_do(served, problems, tmp_path)
         "said = {sample.id: sample.output.completion for sample in log.samples}\n"
         "print(json.dumps([log.status, said, log.results.scores[0].metrics['accuracy'].value]))"
     )
-    command = [sys.executable, "-c", script, served.url, json.dumps(problems), str(tmp_path)]
+    command = [INSPECT, "-c", script, served.url, json.dumps(problems), tmp_path]
     done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT)
-    if "requires at least version" in done.stderr:
-        pytest.skip(done.stderr.strip().splitlines()[-3])  # newer than the SDK that litellm allows
     assert done.returncode == 0, done.stderr
     status, said, accuracy = json.loads(done.stdout.splitlines()[-1])
     client = openai.OpenAI(base_url=served.url, api_key="none")

@@ -1,6 +1,6 @@
 """Files of classification: labelled rows and the labels' descriptions, read strictly.
 
-Every problem of a file is reported together, as `data` does it. Learning stands in `classifier`.
+Every problem of a file is reported together, as `sheets` does it. Learning stands in `classifier`.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trimtab.data import _Row, _Sheet
 from trimtab.errors import DataError, Problem
+from trimtab.sheets import Row, Sheet
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class LabelledText:
     label: str | None
 
 
-class _LabelledRow(_Row):
+class _LabelledRow(Row):
     text: str
     text_pair: str | None = None
     label: str | None = None
@@ -98,7 +98,7 @@ def load_labelled(
     Raises:
         DataError: with every problem of the file.
     """
-    sheet = _Sheet(path)
+    sheet = Sheet(path)
     rows = [(line, sheet.validated(line, row, _LabelledRow)) for line, row in sheet.rows()]
     valid = [(line, row) for line, row in rows if row is not None]
     for line, row in valid:
@@ -113,7 +113,7 @@ def load_labelled(
 
 
 def _check(
-    sheet: _Sheet, line: int, row: _LabelledRow, labels: Sequence[str] | None, need_label: bool
+    sheet: Sheet, line: int, row: _LabelledRow, labels: Sequence[str] | None, need_label: bool
 ) -> None:
     for field, text in (("text", row.text), ("text_pair", row.text_pair)):
         if text is not None and not text.strip():

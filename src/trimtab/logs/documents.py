@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from trimtab.data import kind_of, parsed
 from trimtab.errors import DataError, Problem
+from trimtab.sheets import kind_of, parsed
 
 
 @dataclass(frozen=True, slots=True)

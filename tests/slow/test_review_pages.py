@@ -15,6 +15,8 @@ from trimtab.serve.choices import chosen
 from trimtab.store import ApiKey, Scope, Store
 from trimtab.types import Candidate, Judgement
 
+pytestmark = pytest.mark.slow
+
 HOST = "http://trimtab.test"
 ANNA = "review:anna"
 

@@ -9,6 +9,8 @@ import pytest
 from serving import QUESTION, bearer, new_key, parts_of, running
 from trimtab.store import Scope
 
+pytestmark = pytest.mark.slow
+
 PATHS = ("/review", "/review/queue", "/runs", "/review/item/x", "/runs/x", "/review/assets/style.css")
 
 

@@ -20,6 +20,8 @@ from trimtab.serve.feedback import FeedbackLimits, feedback_router
 from trimtab.store import ApiKey, Inference, Scope, Store
 from trimtab.types import Candidate
 
+pytestmark = pytest.mark.slow
+
 CANDIDATES = (Candidate("so 4", "4", 0.5), Candidate("so 5", "5", 2.0), Candidate("so 6", "6", 1.0))
 SERVED = Inference(
     "inf-1",

@@ -27,6 +27,8 @@ from trimtab.serve.operating import OPEN
 from trimtab.store import ApiKey, Inference, Order, Scope, Store, key_digest
 from trimtab.types import Candidate, Usage
 
+pytestmark = pytest.mark.slow
+
 NUMBERS = itertools.count()
 
 

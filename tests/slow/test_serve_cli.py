@@ -10,6 +10,8 @@ from trimtab.cli.settings import Settings
 from trimtab.energy import Manifest
 from trimtab.errors import ConfigError
 
+pytestmark = pytest.mark.slow
+
 
 def made_with(*black_boxes: str | None) -> list[Manifest]:
     return [

@@ -37,6 +37,8 @@ from trimtab.serve.metrics import shares_between, stability_index
 from trimtab.serve.streaming import once_there
 from trimtab.types import Question
 
+pytestmark = pytest.mark.slow
+
 
 async def test_an_adapted_answer_is_the_one_that_answer_question_gives():
     served = load("sums", 1, None)

@@ -13,6 +13,8 @@ import pytest
 from trimtab.cli.app import main
 from trimtab.energy.manifest import MANIFEST_NAME, WEIGHTS_NAME, Manifest, manifest_text, sha256_file
 
+pytestmark = pytest.mark.slow
+
 Run = Callable[..., tuple[int, str, str]]
 GOOD = {
     "id": "1",

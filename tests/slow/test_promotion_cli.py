@@ -14,6 +14,8 @@ from trimtab.energy.manifest import MANIFEST_NAME, Manifest, manifest_text
 from trimtab.errors import AdapterError, ConfigError, InputError
 from trimtab.store import Store
 
+pytestmark = pytest.mark.slow
+
 TRIAL = {"trial": {"holdout": {"new": 0.75, "difference": {"value": 0.05}}}}
 
 
