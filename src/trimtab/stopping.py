@@ -19,6 +19,7 @@ RuleName = Literal["argmax", "majority", "weighted_vote", "importance_vote"]
 
 # From nearly argmax to nearly majority; finite, so that a manifest can hold the choice as JSON.
 TEMPERATURES = (0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0, 100.0)
+POWERS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)  # of a vote's weights, when its temperature is chosen
 LEAST_CONFIDENCE = 1e-9  # isotonic calibration may say 0; its logarithm must stay finite
 CERTAIN = (
     1e-3  # as evidence, a confidence nearer to 0 or 1 than this says no more: one score must not decide all
@@ -260,12 +261,14 @@ _LOG_WEIGHTS: dict[str, Callable[[Sequence[Candidate], float], list[float]]] = {
 def choose_temperature(
     dev: Sequence[Sequence[Candidate]], rule_name: RuleName, grid: Sequence[float] = TEMPERATURES
 ) -> float:
-    """The temperature of the grid under which most weight lies on right candidates.
+    """The temperature of the grid under which right answers are the likeliest to win.
 
-    Judged by the mean over questions of log((n share + 1) / (n + 2)), with n readable candidates and `share`
-    of the weight on right ones: a proper score with Laplace's floor, smooth where accuracy on few questions
-    jumps. Questions without a verdict or a readable candidate say nothing and are left out. Ties go to the
-    larger temperature, that is, nearer to majority.
+    Judged by the mean over questions of log((n p + 1) / (n + 2)), with n readable candidates and p the chance
+    that a right answer wins, each answer's chance being proportional to a power of its weight (a conditional
+    logit, McFadden 1974): a proper score with Laplace's floor, smooth where accuracy on few questions jumps.
+    Each temperature is taken with the power that suits it best. Without it, a low temperature would be chosen
+    for being surer of the same winners. Questions without a verdict or a readable candidate say nothing and
+    are left out. Ties go to the larger temperature, that is, nearer to majority.
 
     Raises:
         ValueError: the grid is empty, or the rule needs scores that are missing.
@@ -273,20 +276,33 @@ def choose_temperature(
     if not grid:
         raise ValueError("choosing a temperature needs at least one to choose from")
     judged = [voters for candidates in dev if (voters := _judged_voters(candidates))]
-    return max(grid, key=lambda t: (_mean_log_share(judged, DecisionRule(rule_name, t)), t))
+    return max(grid, key=lambda t: (_log_likelihood(judged, DecisionRule(rule_name, t)), t))
 
 
 def _judged_voters(candidates: Sequence[Candidate]) -> list[Candidate]:
     return [c for c in candidates if c.answer is not None and c.verdict in (Verdict.RIGHT, Verdict.WRONG)]
 
 
-def _mean_log_share(questions: Sequence[Sequence[Candidate]], rule: DecisionRule) -> float:
-    logs = [_log_share(voters, rule) for voters in questions]
-    return math.fsum(logs) / len(logs) if logs else 0.0
+def _log_likelihood(questions: Sequence[Sequence[Candidate]], rule: DecisionRule) -> float:
+    """Of right answers winning, at the best power: the mean over questions."""
+    votes = [(len(voters), *_split_votes(voters, rule)) for voters in questions]
+    return max(
+        math.fsum(_log_chance(*each, power) for each in votes) / max(len(votes), 1) for power in POWERS
+    )
 
 
-def _log_share(voters: Sequence[Candidate], rule: DecisionRule) -> float:
-    weighed = weights(voters, rule)
-    right = (w for voter, w in zip(voters, weighed, strict=True) if voter.verdict is Verdict.RIGHT)
-    share = math.fsum(right) / math.fsum(weighed)
-    return math.log((len(voters) * share + 1) / (len(voters) + 2))
+def _split_votes(voters: Sequence[Candidate], rule: DecisionRule) -> tuple[list[float], list[float]]:
+    """The weights on right answers and those on wrong ones, each relative to the leader's."""
+    votes = tally(voters, weights(voters, rule))
+    most = max(votes.values())
+    right = {voter.answer for voter in voters if voter.verdict is Verdict.RIGHT}
+    return (
+        [weight / most for answer, weight in votes.items() if answer in right],
+        [weight / most for answer, weight in votes.items() if answer not in right],
+    )
+
+
+def _log_chance(drawn: int, right: Sequence[float], wrong: Sequence[float], power: float) -> float:
+    won = math.fsum(weight**power for weight in right)
+    lost = math.fsum(weight**power for weight in wrong)
+    return math.log((drawn * won / (won + lost) + 1) / (drawn + 2))

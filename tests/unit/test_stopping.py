@@ -11,6 +11,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from trimtab.stopping import (
+    POWERS,
     TEMPERATURES,
     DecisionCalibration,
     DecisionRule,
@@ -305,16 +306,24 @@ def test_as_many_draws_again_that_agree_are_more_evidence():
 # --------------------------------------------------------------------------- the temperature
 
 
-def slow_score(dev: list[list[Candidate]], temperature: float) -> float:
+def slow_score(dev: list[list[Candidate]], temperature: float, power: float) -> float:
     logs = []
     for pool in dev:
         voters = readable(pool)
         if voters:
-            weighed = [Fraction(each.confidence ** (1 / temperature)) for each in voters]
-            right = sum(w for w, each in zip(weighed, voters, strict=True) if each.verdict is Verdict.RIGHT)
-            share = float(right / sum(weighed))
-            logs.append(math.log((len(voters) * share + 1) / (len(voters) + 2)))
+            votes: dict[str, Fraction] = dict.fromkeys((each.answer for each in voters), Fraction(0))
+            for each in voters:
+                votes[each.answer] += Fraction(each.confidence ** (1 / temperature))
+            right = {each.answer for each in voters if each.verdict is Verdict.RIGHT}
+            total = sum(votes.values())
+            chances = {answer: float(votes[answer] / total) ** power for answer in votes}
+            won = sum(chances[answer] for answer in right) / sum(chances.values())
+            logs.append(math.log((len(voters) * won + 1) / (len(voters) + 2)))
     return sum(logs) / len(logs) if logs else 0.0
+
+
+def slow_best(dev: list[list[Candidate]], temperature: float) -> float:
+    return max(slow_score(dev, temperature, power) for power in POWERS)
 
 
 @given(st.lists(pools, max_size=4))
@@ -322,7 +331,7 @@ def test_the_chosen_temperature_is_as_good_as_the_slow_way_s_best(dev):
     grid = [0.2, 0.5, 1.0, 3.0]
     chosen = choose_temperature(dev, "weighted_vote", grid)
     assert chosen in grid
-    assert slow_score(dev, chosen) == pytest.approx(max(slow_score(dev, t) for t in grid), abs=1e-9)
+    assert slow_best(dev, chosen) == pytest.approx(max(slow_best(dev, t) for t in grid), abs=1e-9)
 
 
 def dev_question(right: float, wrong: float) -> list[Candidate]:
@@ -333,8 +342,19 @@ def dev_question(right: float, wrong: float) -> list[Candidate]:
     ]
 
 
-def test_confidences_that_tell_right_from_wrong_choose_the_lowest_temperature():
-    assert choose_temperature([dev_question(0.8, 0.3)] * 3, "weighted_vote") == min(TEMPERATURES)
+def test_confidences_that_tell_right_from_wrong_choose_a_temperature_at_which_the_fewer_win():
+    chosen = choose_temperature([dev_question(0.8, 0.3)] * 3, "weighted_vote")
+    assert decide(dev_question(0.8, 0.3), DecisionRule("weighted_vote", chosen)).answer == "1"
+    assert decide(dev_question(0.8, 0.3), DecisionRule("majority")).answer == "2"
+
+
+def test_to_be_surer_of_the_same_winners_is_no_reason_for_a_low_temperature():
+    sure = [Candidate("r", "1", 0.0, 0.9, Verdict.RIGHT), Candidate("w", "2", 0.0, 0.1, Verdict.WRONG)]
+    misled = [Candidate("r", "1", 0.0, 0.45, Verdict.RIGHT)] * 2 + [
+        Candidate("w", "2", 0.0, 0.8, Verdict.WRONG)
+    ]
+    rule = DecisionRule("weighted_vote", choose_temperature([sure] * 9 + [misled], "weighted_vote"))
+    assert [decide(pool, rule).answer for pool in (sure, misled)] == ["1", "1"]
 
 
 def test_confidences_that_mislead_choose_the_highest_temperature():
@@ -349,7 +369,9 @@ def test_where_the_temperature_plays_no_part_the_largest_is_taken(name):
 def test_questions_without_a_verdict_or_a_reading_say_nothing():
     silent = [[Candidate("a", "1", 0.0, 0.9)], [Candidate("b", None, 0.0, 0.1, Verdict.UNREADABLE)], []]
     assert choose_temperature(silent, "weighted_vote") == max(TEMPERATURES)
-    assert choose_temperature([*silent, dev_question(0.8, 0.3)], "weighted_vote") == min(TEMPERATURES)
+    assert choose_temperature([*silent, dev_question(0.8, 0.3)], "weighted_vote") == choose_temperature(
+        [dev_question(0.8, 0.3)], "weighted_vote"
+    )
 
 
 def test_an_empty_grid_is_refused():
