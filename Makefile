@@ -50,8 +50,10 @@ check: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
+# On recorded answers where they lie beside the checkout, else on texts that are made up.
+RECORDED ?= $(wildcard ../shared/data/generation)
 bench: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python scripts/bench.py
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/bench.py $(if $(RECORDED),--recorded $(RECORDED))
 
 # The server's own: what it adds to each call, the highest rate, memory over 100,000 requests (about half an hour).
 bench-serve: $(READY)

@@ -14,6 +14,7 @@ import json
 import os
 import shutil
 import signal
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -80,8 +81,7 @@ def asking(settings: Settings, name: str = "answer-bench") -> Iterator[ClusterCl
         store.start_run(name, "answer", {})
         with ClusterClient(settings, store, name) as client:
             nothing = lambda: lambda pairs: [0.0 for _ in pairs]  # noqa: E731  (travels by value)
-            client.scorers = Batches(nothing, Bounds(cpus=0.5))
-            client.samplers.scored_by(client.scorers.actors)
+            client.scored_by(Batches(nothing, Bounds(cpus=0.5)))
             yield client
 
 
@@ -185,8 +185,9 @@ def overhead(folder: Path, count: int, repeats: int) -> dict[str, Any]:
             for engine, runs in found.items():
                 runs.append(timed(folder, box, engine))
         assert box.requests == asked, "a recorded draw was asked for again"
-    ratio = min(run["wall_s"] for run in found["ray"]) / min(run["wall_s"] for run in found["local"])
-    return {"questions": count, "runs": found, "ray_over_plain": ratio}
+    pairs = zip(found["ray"], found["local"], strict=True)
+    ratios = [there["wall_s"] / here["wall_s"] for there, here in pairs]
+    return {"questions": count, "runs": found, "ray_over_plain": statistics.median(ratios)}
 
 
 def timed(folder: Path, box: CountingBox, engine: str) -> dict[str, float]:
@@ -208,7 +209,7 @@ def timed(folder: Path, box: CountingBox, engine: str) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--questions", type=int, default=10_000, help="of the overhead; 0 leaves it out")
-    parser.add_argument("--repeats", type=int, default=2, help="of the overhead")
+    parser.add_argument("--repeats", type=int, default=3, help="of the overhead")
     parser.add_argument("--lost", type=int, default=2000, help="of the lost node; 0 leaves it out")
     parser.add_argument("--actors", default="1,2,4", help="numbers of sampling actors")
     parser.add_argument("--json", type=Path)

@@ -54,6 +54,7 @@ EXAMPLES: Mapping[str, Any] = {
     "adapter": "adapters/mine",
     "lr": 1e-4,
     "threads": 1,
+    "recompute": True,
     "judge_model": "gpt-4o",
     "api_version": "2024-10-21",
     "headers": "X-Team: nlp, X-Token: $TEAM_TOKEN",

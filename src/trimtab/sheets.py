@@ -198,5 +198,5 @@ def _unknown_key(location: tuple[int | str, ...], model: type[Row]) -> str:
 
 def _nested(model: type[Row], field: str) -> type[Row]:
     """The shape of the rows that stand in a list in this field."""
-    (found,) = (each for each in get_args(model.model_fields[field].annotation) if issubclass(each, Row))
-    return found
+    shapes: list[type[Row]] = [*get_args(model.model_fields[field].annotation)]
+    return next(shape for shape in shapes if issubclass(shape, Row))

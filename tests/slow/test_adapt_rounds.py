@@ -223,7 +223,7 @@ def step_by_step(prompt: Prompt, draw: int) -> str:
     return says(prompt, draw).replace(". ", ".\n")
 
 
-def fitted_prefixes(folder: Path, backbone: Path, replay: float, monkeypatch) -> list[list[PrefixTarget]]:
+def fitted_prefixes(folder: Path, backbone: Path, replay: float) -> list[list[PrefixTarget]]:
     """The prefixes that each round fits."""
     fitted: list[list[PrefixTarget]] = []
 
@@ -231,9 +231,8 @@ def fitted_prefixes(folder: Path, backbone: Path, replay: float, monkeypatch) ->
         fitted.append(list(how["prefixes"]))
         return fit_energy(*given, **how)
 
-    monkeypatch.setattr("trimtab.adapt.rounds.fit_energy", watched)
     settings = replace(SETTINGS, prefixes=50, replay=replay)
-    run(job(folder, backbone, ScriptedLLM(step_by_step), settings=settings))
+    run(job(folder, backbone, ScriptedLLM(step_by_step), settings=settings, fit=watched))
     assert all(fitted)
     return fitted
 
@@ -243,17 +242,13 @@ def outcomes_seen(targets: Sequence[PrefixTarget]) -> dict[tuple[str, str], int]
     return {(each.question_id, each.prefix): each.weight for each in targets}
 
 
-def test_prefixes_of_earlier_rounds_are_fitted_again_by_the_share_of_replay(
-    tmp_path, tiny_backbone, monkeypatch
-):
+def test_prefixes_of_earlier_rounds_are_fitted_again_by_the_share_of_replay(tmp_path, tiny_backbone):
     for name in ("none", "all"):
         (tmp_path / name).mkdir()
-    forgotten = fitted_prefixes(tmp_path / "none", tiny_backbone, 0.0, monkeypatch)
+    forgotten = fitted_prefixes(tmp_path / "none", tiny_backbone, 0.0)
     # A question has 4 draws a round, so that a heavier prefix is one of more rounds than this.
     assert all(max(outcomes_seen(each).values()) <= 4 for each in forgotten)
-    remembered = [
-        outcomes_seen(each) for each in fitted_prefixes(tmp_path / "all", tiny_backbone, 1.0, monkeypatch)
-    ]
+    remembered = [outcomes_seen(each) for each in fitted_prefixes(tmp_path / "all", tiny_backbone, 1.0)]
     assert remembered[0].items() <= outcomes_seen(forgotten[0]).items()
     assert set(remembered[0]) <= set(remembered[1]) <= set(remembered[2])
     assert sum(remembered[2].values()) > 2 * sum(remembered[0].values())

@@ -32,7 +32,7 @@ from transformers import (
     RobertaModel,
 )
 
-from trimtab.energy.adapter import _swap_in_two_moves, load_adapter, save_adapter
+from trimtab.energy.adapter import load_adapter, save_adapter
 from trimtab.energy.backbone import check_weights
 from trimtab.energy.encoding import by_length, without_middle
 from trimtab.energy.fit import (
@@ -46,6 +46,7 @@ from trimtab.energy.manifest import MANIFEST_NAME, Manifest, read_manifest
 from trimtab.energy.model import EnergyModel, evaluating
 from trimtab.energy.nce import ranking_nce
 from trimtab.energy.parameters import quick_attention
+from trimtab.energy.placing import _swap_in_two_moves
 from trimtab.errors import AdapterError, MissingExtraError, RunError
 from trimtab.types import Contrast, PrefixTarget, Scorer
 

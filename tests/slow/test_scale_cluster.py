@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import threading
 import time
@@ -69,8 +70,7 @@ def run_on(settings: Settings, run_id: str = "answer-1") -> Iterator[tuple[Clust
     with closing(build.store_of(settings)) as store:
         store.start_run(run_id, "answer", {})
         with ClusterClient(settings, store, run_id) as client:
-            client.scorers = Batches(by_length(), Bounds(cpus=0.5))
-            client.samplers.scored_by(client.scorers.actors)
+            client.scored_by(Batches(by_length(), Bounds(cpus=0.5)))
             yield client, store
 
 
@@ -207,6 +207,44 @@ def test_batch_actors_grow_with_the_work_and_give_it_back_in_order_when_one_dies
         assert pool.map(list(range(1000)), 50) == [2 * item for item in range(1000)]
     assert (tmp_path / "died").exists()
     assert 2 <= len(list(tmp_path.glob("*.here"))) <= 4
+
+
+def test_files_that_are_gone_here_are_found_there_as_they_were_sent_and_a_damaged_one_is_sent_again(
+    cluster, tmp_path
+):
+    from trimtab.cli.scaling import on_cluster
+    from trimtab.scale.bounds import Bounds
+    from trimtab.scale.parcels import own_folder, parcel
+    from trimtab.scale.pool import Batches
+
+    sent = tmp_path / "sent"
+    (sent / "deep").mkdir(parents=True)
+    (sent / "deep" / "weights").write_bytes(os.urandom(100_000))
+    (sent / "facts").write_text(str(tmp_path), "utf-8")
+    before = {path.name: path.read_bytes() for path in sent.rglob("*") if path.is_file()}
+    with on_cluster(Settings(engine="ray", ray_address=cluster.address)):
+        folder, file = parcel(sent), parcel(sent / "facts")
+        shutil.rmtree(sent)
+
+        def read() -> Any:
+            places = folder.here(), file.here()
+            return lambda items: [[(str(place), place.is_dir()) for place in places] for _ in items]
+
+        def read_by_four() -> list[Any]:
+            pool = Batches(read, Bounds(least=4, most=4, cpus=0.5))
+            pool.wait()
+            return pool.map([0], 1)[0]
+
+        ((there, is_folder), (one, is_one_folder)) = read_by_four()
+        kept = own_folder("parcels") / folder.key
+        assert (Path(there), is_folder, is_one_folder) == (kept, True, False)
+        assert {path.name: path.read_bytes() for path in kept.rglob("*") if path.is_file()} == before
+        assert Path(one).read_bytes() == before["facts"]
+        (kept / "facts").write_text("damaged", "utf-8")
+        read_by_four()
+        assert (kept / "facts").read_bytes() == before["facts"]
+    for made in (kept, Path(one).parent):
+        shutil.rmtree(made)
 
 
 def test_the_key_is_in_no_log_and_no_record_of_the_cluster(cluster, tmp_path):

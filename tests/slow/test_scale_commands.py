@@ -86,7 +86,9 @@ def parquet(folder: Path, count: int, files: int) -> Path:
     return folder
 
 
-def answering(folder: Path, questions: Path, adapter: Path, box: CountingBox, *more: object) -> list[str]:
+def answering(
+    folder: Path, questions: Path | str, adapter: Path, box: CountingBox, *more: object
+) -> list[str]:
     command = [
         *(TRIMTAB, "answer", "--questions", questions, "--adapter", adapter, "--model", "m", "--json"),
         *("--base-url", box.url, "--draws", 3, "--unpriced", "--threads", 1, "--concurrency", 10),
@@ -113,8 +115,9 @@ def test_a_killed_driver_goes_on_and_ends_with_the_plain_engines_rows_at_the_pla
         here |= {"work_dir": plain / "work", "out": plain / "answers.jsonl"}
         assert plainly.run(Settings.model_validate(here), False) == 0
         price = box.billed
-        table = parquet(tmp_path / "table", count, 3)
-        command = answering(there, table, adapter, box, "--engine", "ray", "--ray-address", address)
+        table = f"file://{parquet(tmp_path / 'table', count, 3)}"
+        place = ("--engine", "ray", "--ray-address", address, "--out", f"file://{there}/answers.jsonl")
+        command = answering(there, table, adapter, box, *place)
         first = subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         until = time.monotonic() + 200
         while box.billed < price + price // 3 and time.monotonic() < until:
@@ -145,30 +148,6 @@ def test_evaluation_on_a_cluster_finds_the_plain_engines_figures(tmp_path, addre
     (plain, price), (there, both) = found
     assert there == plain
     assert both == 2 * price
-
-
-def test_an_adaptation_on_a_cluster_makes_the_plain_engines_adapter(tmp_path, address, tiny_backbone, capfd):
-    from trimtab.cli import adapting
-    from trimtab.energy import read_manifest
-
-    with counting(CountingBox(say=by_seed)) as box:
-        known = {"model": "m", "base_url": box.url, "unpriced": True, "draws": 4, "threads": 1, "rounds": 1}
-        known |= {"capabilities": TAKES}
-        fit = {"backbone": str(tiny_backbone), "max_length": 64, "epochs": 1, "lr": 0.005}
-        files = {"questions": jsonl(tmp_path / "q.jsonl", 24)}
-        made, prices = [], [0]
-        for name, place in (("plain", {}), ("there", {"engine": "ray", "ray_address": address})):
-            folder = {"work_dir": tmp_path / name, "out": tmp_path / name / "adapter"}
-            settings = Settings.model_validate({**known, **fit, **files, **folder, **place})
-            assert adapting.run(settings, True) == 0
-            told = json.loads(capfd.readouterr().out)
-            made.append(read_manifest(folder["out"]))
-            prices.append(box.requests)
-            assert told["usage"]["calls"] == prices[-1] - prices[-2]
-    plain, there = made
-    assert there.metrics["rounds"] == plain.metrics["rounds"]
-    assert there.weights_sha256 == plain.weights_sha256
-    assert prices[2] == 2 * prices[1]
 
 
 def test_a_classifier_on_a_cluster_says_what_it_says_here(tmp_path, address):
@@ -212,16 +191,6 @@ def test_a_cluster_that_cannot_be_joined_is_named_before_anything_is_asked(tmp_p
     assert box.requests == 0
 
 
-def test_a_cluster_of_another_version_is_told_apart_from_one_that_is_not_there():
-    from trimtab.scale.cluster import _not_joined
-
-    message = _not_joined(
-        "head:6379", RuntimeError("Version mismatch: The cluster was started with: Ray: 2.9")
-    )
-    assert "runs other versions" in message
-    assert "Ray: 2.9" in message
-
-
 def test_more_than_the_cluster_has_is_refused_and_not_waited_for(address):
     from trimtab.cli.scaling import on_cluster
     from trimtab.scale.bounds import Bounds
@@ -246,6 +215,16 @@ def test_a_table_that_cannot_be_read_is_named(tmp_path, address, adapter):
         read_rows(settings, broken)
 
 
+def test_a_store_that_cannot_be_reached_is_named_and_where_credentials_are_looked_for(tmp_path, address):
+    from trimtab.cli.scaling import read_rows
+    from trimtab.errors import DataError
+
+    nobody = Path("s3://bucket/q.jsonl?endpoint_override=127.0.0.1:1&scheme=http&region=here")
+    settings = Settings(engine="ray", ray_address=address, work_dir=tmp_path / "work")
+    with pytest.raises(DataError, match=r"s3://bucket/q\.jsonl: cannot be read: .*AWS_ACCESS_KEY_ID"):
+        read_rows(settings, nobody)
+
+
 def test_an_output_that_cannot_be_written_is_refused_before_anything_is_paid_for(tmp_path):
     from trimtab.cli.scaling import refuse_unwritable
 
@@ -256,7 +235,7 @@ def test_an_output_that_cannot_be_written_is_refused_before_anything_is_paid_for
 
 @pytest.mark.parametrize("given", ["s3://bucket/questions/", "gs://bucket/q.parquet", "hdfs://head:9000/q"])
 def test_an_address_of_an_object_store_survives_being_taken_for_a_path(given):
-    from trimtab.scale.reading import address
+    from trimtab.scale.addresses import address
 
     assert address(Path(given)) == given.rstrip("/")
     assert address(Path("/data/q.parquet")) == "/data/q.parquet"

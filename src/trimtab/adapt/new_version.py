@@ -15,7 +15,7 @@ from trimtab.adapt.contrasts import with_replay
 from trimtab.adapt.from_feedback import Taught
 from trimtab.adapt.held_out import evaluate_held_out, held_out_contrasts, score_deciles
 from trimtab.data import split
-from trimtab.energy import EnergyModel, FitReport, FitSettings, Manifest, Progress, fit_energy
+from trimtab.energy import EnergyModel, Fit, FitReport, FitSettings, Manifest, Progress, fit_energy
 from trimtab.errors import RunError
 from trimtab.pools import scored
 from trimtab.types import Candidate, Contrast, Pool, Verdict
@@ -56,6 +56,7 @@ def learn(
     replayed: Sequence[Contrast] = (),
     checkpoint_dir: Path | None = None,
     progress: Callable[[Progress], None] | None = None,
+    fit: Fit = fit_energy,
 ) -> Learnt:
     """Trains the serving adapter's energy model on, in place.
 
@@ -69,6 +70,7 @@ def learn(
         replayed: contrasts of the first training.
         checkpoint_dir: where a killed fit goes on from.
         progress: called after each update.
+        fit: in this process, or elsewhere in several.
 
     Raises:
         RunError: there are too few new lessons.
@@ -82,7 +84,7 @@ def learn(
     earlier = [*(each.contrast for each in found.lessons if each.at <= since), *replayed]
     lessons = with_replay(new, earlier, settings.replay, settings.seed)
     kept = trimmed(energy, lessons, settings.fit, settings.trim)
-    report = fit_energy(
+    report = fit(
         energy,
         kept,
         settings.fit,

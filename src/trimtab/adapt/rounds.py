@@ -21,6 +21,7 @@ from trimtab.adapt.held_out import HeldOut, evaluate_held_out, held_out_contrast
 from trimtab.adapt.sampling import Drawer, DrawSettings, Prepay, over_most, round_seed
 from trimtab.energy import (
     EnergyModel,
+    Fit,
     FitSettings,
     Manifest,
     Progress,
@@ -125,6 +126,7 @@ class Job:
     manifest: Manifest | None = None  # facts to record in every round's adapter
     report: Report = _silent
     prepay: Prepay | None = None  # see `Drawer`
+    fit: Fit = fit_energy  # in this process, or elsewhere in several
 
 
 def adapt(job: Job) -> Iterator[Round]:
@@ -395,7 +397,7 @@ class _Run:
             note = f"loss {at.loss:.3f}, {at.eta_s:.0f} s left"
             self.job.report(Stage(index, "fit", at.step, at.steps, note))
 
-        report = fit_energy(
+        report = self.job.fit(
             self.job.energy,
             contrasts,
             replace(settings.fit, seed=settings.fit.seed + index),

@@ -6,25 +6,26 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict, replace
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trimtab.cli import build
 from trimtab.cli.console import print_json, say, table
 from trimtab.cli.running import Running, running
-from trimtab.cli.scaling import read_there, worked_there
+from trimtab.cli.scaling import bounds_of, read_there, worked_there
 from trimtab.cli.settings import Settings
 from trimtab.cli.tracking import round_figures, services_of, tracking
 from trimtab.data import data_hash, question_hash
 from trimtab.energy import Manifest, load_adapter, save_adapter, verify_adapter
 from trimtab.energy.manifest import WEIGHTS_NAME, sha256_file
-from trimtab.errors import ConfigError
+from trimtab.errors import ConfigError, MissingExtraError
 from trimtab.redaction import without_url_secrets
 from trimtab.types import Question, Recorded, Task, Usage
 
 if TYPE_CHECKING:
     from trimtab.adapt import AdaptSettings, Job, Round
-    from trimtab.energy import EnergyModel, FitSettings
+    from trimtab.energy import EnergyModel, Fit, FitSettings
 
 SMALL = 50_000_000  # weights; MiniLM has 23 million, deberta-v3-base 184 million
 SMALL_RATE = 1e-4  # chosen for MiniLM on parts of the training sets (docs/lab.md)
@@ -42,20 +43,30 @@ def run(settings: Settings, as_json: bool) -> int:
         return 0
     if settings.engine == "ray":
         return worked_there(partial(_adapted, as_json), settings)
-    return _adapted(as_json, settings, data)
+    return _adapted(as_json, settings, data=data)
 
 
-def _adapted(as_json: bool, settings: Settings, data: Data | None = None) -> int:
-    """The adaptation itself, in this process or in an actor's; returns the exit code."""
+def _adapted(
+    as_json: bool, settings: Settings, given: Settings | None = None, data: Data | None = None
+) -> int:
+    """The adaptation itself, in this process or in an actor's; returns the exit code.
+
+    Args:
+        as_json: what is told at the end.
+        settings: with paths as they are on this machine.
+        given: as the user gave them; the same if left out.
+        data: what is learnt from; read if left out.
+    """
+    given = given or settings
     data = data or Data.load(settings)
     parent = verify_adapter(settings.adapter).weights_sha256 if settings.adapter else None
     shaping = [*data.hashes, parent or "", *_shaping(settings, data)]
-    with running(settings, "adapt", *shaping, questions=len(data.questions)) as run:
+    with running(settings, "adapt", *shaping, questions=len(data.questions), given=given) as run:
         build.limit_threads(settings, build.run_folder(settings, run.id))
-        rounds = _rounds(settings, _job(settings, data, run), run)
+        rounds = _rounds(settings, _job(settings, given, data, run), run)
         usage = run.store.usage_of(run.id)
         manifest = _save_best(settings, rounds, usage)
-    _tell(settings, manifest, rounds, usage, as_json)
+    _tell(given, manifest, rounds, usage, as_json)
     return run.exit_code
 
 
@@ -76,6 +87,8 @@ def _check(settings: Settings) -> None:
         )
     if settings.out is not None:
         build.refuse_other_folder(settings.out)
+    if settings.training_workers > 1 and find_spec("accelerate") is None:
+        raise MissingExtraError("distributed", "--training-workers")
     services_of(settings)
 
 
@@ -175,11 +188,11 @@ def _answers(settings: Settings, data: Data) -> int:
     return len(data.questions) * (warm + settings.rounds * adapted) + len(data.held_out) * held_out
 
 
-def _job(settings: Settings, data: Data, run: Running) -> Job:
+def _job(settings: Settings, given: Settings, data: Data, run: Running) -> Job:
     from trimtab.adapt import Job
 
     llm = run.client.model() if build.live(settings) else None
-    energy, parent = _energy(settings)
+    energy, parent = _energy(settings, given)
     rate = settings.lr or usual_rate(energy)
     return Job(
         questions=data.questions,
@@ -193,8 +206,9 @@ def _job(settings: Settings, data: Data, run: Running) -> Job:
         llm=llm,
         recorded=data.recorded,
         settings=_adapt_settings(settings, rate),
-        manifest=_manifest(settings, data, energy, rate, parent),
+        manifest=_manifest(given, data, energy, rate, parent),
         prepay=run.prepay(settings) if build.live(settings) else None,
+        fit=fitting(settings, energy),
     )
 
 
@@ -218,7 +232,7 @@ def _manifest(
     )
 
 
-def _energy(settings: Settings) -> tuple[Any, str | None]:
+def _energy(settings: Settings, given: Settings) -> tuple[Any, str | None]:
     """The energy model to start from: an earlier adapter's, or a backbone's; and that adapter's hash."""
     from trimtab.energy import EnergyModel
 
@@ -229,6 +243,7 @@ def _energy(settings: Settings) -> tuple[Any, str | None]:
     energy = EnergyModel.pretrained(
         settings.backbone, max_length=settings.max_length, seed=settings.seed, head=head, bf16=settings.bf16
     )
+    energy.backbone = given.backbone
     layers = int(getattr(energy.network.config, "num_hidden_layers", settings.frozen_layers))
     if settings.frozen_layers > layers:
         raise ConfigError(
@@ -275,9 +290,27 @@ def fit_settings(settings: Settings, rate: float) -> FitSettings:
         max_positives=settings.max_positives,
         max_negatives=settings.max_negatives,
         frozen_layers=settings.frozen_layers,
-        recompute=settings.recompute,
+        recompute="auto" if settings.recompute is None else settings.recompute,
         seed=settings.seed,
     )
+
+
+def fitting(settings: Settings, energy: EnergyModel) -> Fit:
+    """What fits the model: this process, or as many workers as the settings say, here or on the cluster.
+
+    Raises:
+        ConfigError, ClusterError: there is no room for them.
+        MissingExtraError: what they need is not installed.
+    """
+    from trimtab.energy import fit_energy, in_processes
+
+    if settings.training_workers == 1:
+        return fit_energy
+    if settings.engine == "local":
+        return in_processes(energy, settings.training_workers)
+    from trimtab.scale.training import on_cluster
+
+    return on_cluster(settings.training_workers, bounds_of(settings))
 
 
 def _rounds(settings: Settings, job: Job, run: Running) -> list[Round]:

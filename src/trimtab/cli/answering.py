@@ -13,11 +13,18 @@ from typing import TYPE_CHECKING, Any
 
 from trimtab import tasks
 from trimtab.cli import build
-from trimtab.cli.console import print_json, say, write_lines
+from trimtab.cli.console import print_json, say
 from trimtab.cli.evaluating import rule_of, with_task
 from trimtab.cli.progress import Bars
 from trimtab.cli.running import running
-from trimtab.cli.scaling import ClusterClient, on_cluster, read_there, refuse_unwritable
+from trimtab.cli.scaling import (
+    ClusterClient,
+    on_cluster,
+    read_there,
+    refuse_unwritable,
+    scorers,
+    write_lines,
+)
 from trimtab.cli.settings import Settings
 from trimtab.data import data_hash, load_questions
 from trimtab.drawing import BeamSettings, Waves, answer_question, draw_request, over_questions
@@ -27,6 +34,7 @@ from trimtab.types import Answer, AnswerStatus, Prompt, Question, Sampling, Scor
 
 if TYPE_CHECKING:
     from trimtab.adapt import Prepay
+    from trimtab.scale.pool import Batches
 
 
 SHARDS = "shards"  # folder in a run's
@@ -46,9 +54,10 @@ def _run(settings: Settings, as_json: bool) -> int:
         raise ConfigError(f"out: {settings.out} is a folder; name a file for the answers")
     if settings.stop_when_sure and settings.batch:
         raise ConfigError("stop_when_sure draws wave by wave; leave out --batch, which takes hours a wave")
-    refuse_unwritable(settings.out)
+    refuse_unwritable(settings.out, is_local=settings.engine == "local")
     manifest = verify_adapter(settings.adapter)
     settings = read_there(with_task(settings, manifest), "questions")
+    loading = scorers(settings) if settings.engine == "ray" and not settings.dry_run else None
     task = tasks.by_name(settings.task or manifest.task)
     questions = load_questions(settings.questions or "")
     if settings.dry_run:
@@ -59,8 +68,8 @@ def _run(settings: Settings, as_json: bool) -> int:
             f"{len(questions)} questions, at most {each} answers each, of {settings.model}; nothing was asked"
         )
         return 0
-    if settings.engine == "ray":
-        answers, code = _answers_there(settings, manifest, questions, task)
+    if loading is not None:
+        answers, code = _answers_there(settings, manifest, questions, task, loading)
     else:
         build.limit_threads(settings)
         answers, code = _answers(settings, questions, task)
@@ -107,11 +116,13 @@ def _answers(settings: Settings, questions: Sequence[Question], task: Task) -> t
             sampling = build.sampling_of(settings)
             asyncio.run(_prepaid(prepay, [draw_request(each, task, sampling) for each in questions]))
         found = asyncio.run(_gathered(questions, one, scorer, settings.concurrency, run.bar))
+    if (tokens := build.tokens_scored(scorer)) is not None:
+        say("tokens scored: {:,} run of {:,} asked for".format(*tokens))
     return [found[question.id] for question in questions], run.exit_code
 
 
 def _answers_there(
-    settings: Settings, manifest: Manifest, questions: Sequence[Question], task: Task
+    settings: Settings, manifest: Manifest, questions: Sequence[Question], task: Task, loading: Batches
 ) -> tuple[list[Answer], int]:
     """The same on a Ray cluster: in shards on disk as they come, where a killed run finds them again."""
     from trimtab.scale.recipes import Answering
@@ -122,7 +133,7 @@ def _answers_there(
         assert isinstance(run.client, ClusterClient)
         folder = build.run_folder(settings, run.id) / SHARDS
         shards = Shards(folder, of=run.id, rows=len(questions), size=shard_size(len(questions)))
-        run.client.score()
+        run.client.scored_by(loading)
         answering = Answering(
             task.name,
             rule_of(settings, manifest),

@@ -84,6 +84,7 @@ FIT_FLAGS = [
     "max_negatives",
     "frozen_layers",
     "recompute",
+    "training_workers",
 ]
 
 
@@ -176,7 +177,7 @@ def adapt(
     "evaluate",
     [
         *(*LLM_FLAGS, "adapter", "recorded", "questions", *SEARCH_FLAGS, "certainty"),
-        *("against", "budgets", "seeds", *RUN_FLAGS, *RAY_FLAGS),
+        *("against", "budgets", "seeds", "prefix_cache", *RUN_FLAGS, *RAY_FLAGS),
         *("store", "track", "out", "require", "dry_run"),
     ],
     "evaluating",
@@ -190,7 +191,7 @@ def evaluate() -> None:
     "answer",
     [
         *(*LLM_FLAGS, "adapter", "questions", *SEARCH_FLAGS, *STOPPING_FLAGS),
-        *(*RUN_FLAGS, *RAY_FLAGS, "store", "out", "dry_run"),
+        *("prefix_cache", *RUN_FLAGS, *RAY_FLAGS, "store", "out", "dry_run"),
     ],
     "answering",
 )
@@ -485,7 +486,7 @@ def classify_evaluate(
     "serve",
     [
         *(each for each in LLM_FLAGS if not each.startswith("batch")),
-        *(*SEARCH_FLAGS, *STOPPING_FLAGS, *RUN_FLAGS, "store", *SERVER_FLAGS),
+        *(*SEARCH_FLAGS, *STOPPING_FLAGS, "prefix_cache", *RUN_FLAGS, "store", *SERVER_FLAGS),
     ],
     "serving",
 )

@@ -16,10 +16,10 @@ import numpy as np
 
 from trimtab.cli import labelling, routing, weighing
 from trimtab.cli.classifying import loaded, reading_bar, refuse_folder
-from trimtab.cli.console import print_json, say, table, write_lines
+from trimtab.cli.console import print_json, say, table
 from trimtab.cli.labelling import Ask, Labelled
 from trimtab.cli.outlay import Estimate
-from trimtab.cli.scaling import classified, on_cluster, read_rows, refuse_unwritable
+from trimtab.cli.scaling import classified, on_cluster, read_rows, refuse_unwritable, write_lines
 from trimtab.cli.settings import Settings
 from trimtab.cli.weighing import IN_CONTEXT, ZERO_SHOT, Weighed, share
 from trimtab.crosstune import measures
@@ -108,7 +108,7 @@ def predict(
 ) -> int:
     """Writes one row a text, all or nothing; returns the exit code."""
     refuse_folder(out)
-    refuse_unwritable(out)
+    refuse_unwritable(out, is_local=settings.engine == "local")
     settings = labelling.with_llm(settings, llm)
     _refuse_unroutable(settings, route)
     with on_cluster(settings):

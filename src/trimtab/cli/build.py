@@ -29,6 +29,7 @@ Row = TypeVar("Row", Question, Recorded)
 
 TRUTHFUL_SELECTION: dict[str, Any] = {"criteria": TRUTHFUL, "top_k": 5}  # the paper's, for TruthfulQA
 THREADS = "threads"  # file in a run's folder
+MIB = 1 << 20
 # What shapes a run's result; the others say where things are or how fast it goes.
 NOT_OF_THE_RUN = {
     *(
@@ -44,7 +45,7 @@ NOT_OF_THE_RUN = {
         "probe",
         "for_command",
     ),
-    *("recompute", "concurrency", "timeout_s", "call_deadline_s", "question_deadline_s"),
+    *("recompute", "training_workers", "concurrency", "timeout_s", "call_deadline_s", "question_deadline_s"),
     *("requests_per_minute", "tokens_per_minute", "batch", "batch_poll_s"),
     *("api_key_env", "headers", "max_usd", "max_total_tokens", "max_calls", "max_wall_s"),
     *("key_max_usd", "key_max_tokens", "key_max_calls"),
@@ -204,7 +205,20 @@ def scorer_of(settings: Settings) -> tuple[Scorer, Manifest]:
 
     assert settings.adapter is not None
     engine: EngineName | None = "torch_bf16" if settings.bf16 else None
-    return load_scorer(settings.adapter, engine=engine, threads=settings.threads)
+    return load_scorer(
+        settings.adapter,
+        engine=engine,
+        threads=settings.threads,
+        prefix_bytes=settings.prefix_cache * MIB,
+    )
+
+
+def tokens_scored(scorer: Scorer) -> tuple[int, int] | None:
+    """Tokens run and asked for, where prefixes are kept."""
+    from trimtab.energy.engines.prefix import PrefixEngine
+
+    engine = getattr(scorer, "engine", None)
+    return (engine.counts.run, engine.counts.asked) if isinstance(engine, PrefixEngine) else None
 
 
 def limit_threads(settings: Settings, run_folder: Path | None = None) -> None:

@@ -235,4 +235,5 @@ def _fingerprint(settings: Settings, manifest: Manifest) -> str:
     """Of all that a score hangs on but the texts."""
     engine = "torch_bf16" if settings.bf16 else manifest.engine
     shaping = [manifest.files, manifest.max_length, manifest.head, engine]
+    shaping += ["prefixes"] if settings.prefix_cache else []  # another order of adding up
     return hashlib.sha256(json.dumps(shaping, sort_keys=True).encode()).hexdigest()[:24]

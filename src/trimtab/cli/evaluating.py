@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import chain
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trimtab import energy as adapters
@@ -40,11 +41,10 @@ from trimtab.evaluate.report import rounds_of
 from trimtab.evaluate.words import accuracy_rows, difference_rows, headline, stopping_sentence
 from trimtab.pools import recorded_pool
 from trimtab.stopping import DecisionRule
-from trimtab.types import LLM, Pool, Question, Task
+from trimtab.types import LLM, Pool, Question, Scorer, Task
 
 if TYPE_CHECKING:
     from trimtab.adapt import Drawer
-    from trimtab.energy import EnergyModel
 
 TARGET_MISSED = 3
 
@@ -234,8 +234,9 @@ def _drawn(asked: _Asked) -> _Drawn:
         if run is not None and asked.questions:
             live = _over_seeds(asked, run, run.client.model(), asked.questions)
             if settings.search == "beam" and settings.adapter is not None:
-                energy, _ = adapters.load_adapter(settings.adapter, bf16=settings.bf16)
-                beams = _over_seeds(asked, run, run.client.model(), asked.questions, energy)
+                beams = _over_seeds(
+                    asked, run, run.client.model(), asked.questions, _of_steps(settings, settings.adapter)
+                )
         if run is not None and run.exit_code and not _anything_answered(asked, live):
             raise BudgetSpentError(
                 "budget spent before any question was answered: there is nothing to evaluate"
@@ -282,32 +283,39 @@ def _field(asked: _Asked, run: Running | None, pools: list[Pool], bar: Bars) -> 
 
 
 def _over_seeds(
-    asked: _Asked, run: Running, llm: LLM, questions: Sequence[Question], energy: EnergyModel | None = None
+    asked: _Asked, run: Running, llm: LLM, questions: Sequence[Question], scorer: Scorer | None = None
 ) -> list[Pool]:
     """The questions' pools under each seed, one seed after the other."""
     pools = []
     for seed in asked.seeds:
         settings = asked.settings.model_copy(update={"seed": seed})
-        drawer = _drawer(settings, llm, asked.task, energy, run.bar)
-        drawer.prepay = None if energy else run.prepay(settings)
-        pools += drawer.draw(questions, adapted=energy is not None)
+        drawer = _drawer(settings, llm, asked.task, scorer, run.bar)
+        drawer.prepay = None if scorer else run.prepay(settings)
+        pools += drawer.draw(questions, adapted=scorer is not None)
     return pools
 
 
-def _drawer(settings: Settings, llm: LLM, task: Task, energy: EnergyModel | None, bar: Bars) -> Drawer:
+def _of_steps(settings: Settings, folder: Path) -> Scorer:
+    """What scores a search's steps."""
+    if settings.prefix_cache:
+        return build.scorer_of(settings)[0]
+    return adapters.load_adapter(folder, bf16=settings.bf16)[0]
+
+
+def _drawer(settings: Settings, llm: LLM, task: Task, scorer: Scorer | None, bar: Bars) -> Drawer:
     from trimtab.adapt import Drawer, DrawSettings
 
     how = DrawSettings(
         draws=settings.draws,
-        search="single" if energy is None else "beam",
+        search="single" if scorer is None else "beam",
         sampling=build.sampling_of(settings),
         beam=build.beam_of(settings),
         concurrency=settings.concurrency,
         seed=settings.seed,
         deadline_s=settings.question_deadline_s,
     )
-    title = "draw" if energy is None else "search"
-    return Drawer(llm, task, energy, how, lambda done, total: bar(title, done, total))
+    title = "draw" if scorer is None else "search"
+    return Drawer(llm, task, scorer, how, lambda done, total: bar(title, done, total))
 
 
 def best_is_right(pool: Pool) -> float:

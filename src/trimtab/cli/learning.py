@@ -198,6 +198,7 @@ def _made(
             replayed=list(replayed),
             checkpoint_dir=build.run_folder(settings, run_id),
             progress=lambda done: bar("fit", done.step, done.steps, f"loss {done.loss:.3f}"),
+            fit=adapting.fitting(settings.model_copy(update={"engine": "local"}), energy),
         )
     manifest = _manifest(given, how, learnt)
     recent = store.inferences(adapter=given.serving.name, limit=SHADOW)

@@ -52,7 +52,9 @@ class Running:
 
 
 @contextmanager
-def running(settings: Settings, kind: str, *shaping: str, questions: int) -> Iterator[Running]:
+def running(
+    settings: Settings, kind: str, *shaping: str, questions: int, given: Settings | None = None
+) -> Iterator[Running]:
     """A run begun, or gone on with; it is finished when this is left, or stopped where a limit was reached.
 
     Args:
@@ -60,8 +62,9 @@ def running(settings: Settings, kind: str, *shaping: str, questions: int) -> Ite
         kind: the command.
         shaping: hashes of its data, and whatever else its result hangs on.
         questions: how many it is about, for its costs a thousand questions.
+        given: the settings by which the run is named, where paths are others on this machine.
     """
-    run_id, config = build.run_identity(kind, settings, *shaping)
+    run_id, config = build.run_identity(kind, given or settings, *shaping)
     with closing(build.store_of(settings)) as store:
         if settings.force:
             store.forget_run(run_id)

@@ -6,36 +6,48 @@ asked for, its telemetry switched off and its logs kept to itself.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stdout
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from tempfile import NamedTemporaryFile
-from typing import IO, TYPE_CHECKING, Any, Self, cast
+from tempfile import NamedTemporaryFile, TemporaryDirectory
+from typing import IO, TYPE_CHECKING, Any, Self, TypeAlias, cast
 
 from trimtab.cli import build, console
 from trimtab.cli.client import Client
 from trimtab.cli.settings import Settings
+from trimtab.energy.manifest import MANIFEST_NAME, read_manifest
+from trimtab.energy.placing import put_in_place
 from trimtab.errors import ConfigError, MissingExtraError, TrimtabError
 from trimtab.llm.observed import Meter
+from trimtab.scale import addresses
 from trimtab.scale.bounds import Bounds
 from trimtab.store import Store
 from trimtab.types import LLM
 
+Work: TypeAlias = Callable[[Settings, Settings], int]  # with paths as they are there, and as they were given
+
 if TYPE_CHECKING:
     from trimtab.scale.cluster import Cluster
     from trimtab.scale.leases import LeasedBudget, LeasedLimiter
+    from trimtab.scale.parcels import Parcel
     from trimtab.scale.pool import Batches, Samplers
     from trimtab.scale.recipes import BatchRecipe, Figures, Secrets
 
 WATCH_S = 1.0  # how often the actors are looked after, and their figures asked for
+STORE_IS_HERE = (
+    "the store is a file on the machine of the command: give --store postgresql://… so that all share draws "
+    "and ledger"
+)
 TEXTS_AT_ONCE = 128  # that one actor classifies or scores in one piece
 PATHS = ("work_dir", "log", "adapter")
+READ = ("questions", "recorded", "dev")  # files that an adaptation reads
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_agent_register_timeout_ms": "120000",  # a busy machine takes longer than Ray's own limit
@@ -65,10 +77,7 @@ def on_cluster(settings: Settings) -> Iterator[Cluster | None]:
 
     with joined(settings.ray_address) as cluster:
         if settings.store is None and not cluster.is_one_machine:
-            raise ConfigError(
-                "the cluster has several machines, and the store is a file on this one: give --store "
-                "postgresql://… so that all share draws and ledger"
-            )
+            raise ConfigError(f"the cluster has several machines; {STORE_IS_HERE}")
         yield cluster
 
 
@@ -109,9 +118,14 @@ def secrets_of(settings: Settings) -> Secrets:
     return Secrets({name: os.environ[name] for name in named if name in os.environ})
 
 
-def refuse_unwritable(out: Path | None) -> None:
+def refuse_unwritable(out: Path | None, *, is_local: bool = True) -> None:
     """Raises ConfigError where the result could not be written: better now than when all is paid for."""
     if out is None:
+        return
+    if addresses.is_address(out):
+        if is_local:
+            raise ConfigError("out: an object store is written to with --engine ray only")
+        addresses.refuse_unwritable(addresses.address(out))
         return
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -119,6 +133,13 @@ def refuse_unwritable(out: Path | None) -> None:
             pass
     except OSError as error:
         raise ConfigError(f"out: {out} cannot be written: {error.strerror}") from None
+
+
+def write_lines(out: Path | None, lines: Iterable[str]) -> int:
+    """`console.write_lines`, to an object store too."""
+    if out is not None and addresses.is_address(out):
+        return addresses.write_lines(addresses.address(out), lines)
+    return console.write_lines(out, lines)
 
 
 def read_there(settings: Settings, *names: str) -> Settings:
@@ -191,14 +212,16 @@ class Scoring:
     """Loads the adapter of the settings in an actor, to score pairs."""
 
     settings: Settings
+    adapter: Parcel
 
     def __repr__(self) -> str:
-        return f"Scoring({str(self.settings.adapter)!r})"
+        return f"Scoring({str(self.adapter.origin)!r})"
 
     def __call__(self) -> Callable[[Sequence[tuple[str, str]]], list[float]]:
         """What scores."""
         _threads(self.settings)
-        return build.scorer_of(self.settings)[0].score_pairs
+        there = self.settings.model_copy(update={"adapter": self.adapter.here()})
+        return build.scorer_of(there)[0].score_pairs
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,14 +229,14 @@ class Classifying:
     """Loads a classifier in an actor, to label texts."""
 
     settings: Settings
-    folder: Path
+    classifier: Parcel
 
     def __call__(self) -> Callable[[Sequence[Any]], Any]:
         """What classifies."""
         from trimtab.cli.classifying import loaded
 
         _threads(self.settings)
-        return loaded(self.settings, self.folder).predict_proba
+        return loaded(self.settings, self.classifier.here()).predict_proba
 
 
 def _threads(settings: Settings) -> None:
@@ -223,7 +246,28 @@ def _threads(settings: Settings) -> None:
     )
 
 
+# --------------------------------------------------------------------------- files that actors read
+
+
+def sent(settings: Settings, path: Path, names: Iterable[str] | None = None) -> Parcel:
+    """A file or folder as actors find it; where they are all on this machine, it stays where it is."""
+    from trimtab.scale.parcels import Parcel, parcel
+
+    return parcel(path, names) if settings.ray_address else Parcel(path.absolute())
+
+
+def adapter_sent(settings: Settings) -> Parcel:
+    """The adapter of the settings as actors find it; what else is in its folder stays here."""
+    assert settings.adapter is not None
+    return sent(settings, settings.adapter, [MANIFEST_NAME, *read_manifest(settings.adapter).files])
+
+
 # --------------------------------------------------------------------------- scoring from here
+
+
+def scorers(settings: Settings) -> Batches:
+    """Actors that load the adapter of the settings to score with it, while this process does other things."""
+    return batches(Scoring(_there(settings), adapter_sent(settings)), settings)
 
 
 class ScorerOnCluster:
@@ -244,7 +288,7 @@ class ScorerOnCluster:
     def score_pairs(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
         """One score a pair, in order."""
         if self._batches is None:
-            self._batches = batches(Scoring(_there(self._settings)), self._settings)
+            self._batches = scorers(self._settings)
         return self._batches.map(pairs, TEXTS_AT_ONCE)
 
 
@@ -260,7 +304,7 @@ def classified(
 ) -> list[Any]:
     """The probabilities of each text's labels, worked out on the cluster."""
     with on_cluster(settings):
-        pool = batches(Classifying(_there(settings), folder.absolute()), settings)
+        pool = batches(Classifying(_there(settings), sent(settings, folder)), settings)
         return pool.map(texts, TEXTS_AT_ONCE, report or (lambda done, total: None))
 
 
@@ -269,24 +313,47 @@ def classified(
 
 @dataclass(frozen=True, slots=True)
 class Working:
-    """A command's own work, done in an actor: what it prints is said here."""
+    """A command's own work, done in an actor: what it prints is said here, what it makes is put here."""
 
-    work: Callable[[Settings], int]
-    settings: Settings
+    work: Work
+    given: Settings
+    settings: Settings  # the same, with paths that hang on no folder
     secrets: Secrets
-    folder: str  # where the command was started: paths that are not absolute are meant from there
+    parcels: Mapping[str, Parcel]  # of what the settings of these names say is to be read
+    token: str  # a file in the work directory: who sees it shares the disk
 
     def __repr__(self) -> str:
         return "Working()"
 
-    def __call__(self, say: Callable[[str, str], None]) -> int:
-        """The command's exit code."""
+    def __call__(self, say: Callable[[str, str], None]) -> tuple[int, dict[str, bytes]]:
+        """The command's exit code, and the files of the folder that it has made."""
+        from trimtab.scale.parcels import files_in
+
         os.environ.update(self.secrets.values)  # of this actor's process alone
-        os.chdir(self.folder)
         out, err = (cast("IO[str]", _Said(say, channel)) for channel in ("out", "err"))
         console.out.file, console.err.file = out, err
-        with redirect_stdout(out):
-            return self.work(self.settings)
+        with redirect_stdout(out), TemporaryDirectory() as made:
+            folder = Path(made) / "out"
+            code = self.work(self._there(folder), self.given)
+            return code, files_in(folder)
+
+    def _there(self, out: Path) -> Settings:
+        """The settings with paths as they are on this machine."""
+        read = {name: each.here() for name, each in self.parcels.items()}
+        found: dict[str, object] = {**read, "out": out, "work_dir": self._work_dir()}
+        if "backbone" in read:
+            found["backbone"] = str(read["backbone"])
+        return self.settings.model_copy(update=found)
+
+    def _work_dir(self) -> Path:
+        """The work directory, where its disk is shared; else one of this machine that stands for it."""
+        from trimtab.scale.parcels import own_folder
+
+        if (self.settings.work_dir / self.token).is_file():
+            return self.settings.work_dir
+        if "://" not in (self.settings.store or ""):
+            raise ConfigError(f"{STORE_IS_HERE}, and an actor on {os.uname().nodename} does not see it")
+        return own_folder("work") / hashlib.sha256(str(self.settings.work_dir).encode()).hexdigest()[:16]
 
 
 class _Said(io.TextIOBase):
@@ -300,21 +367,36 @@ class _Said(io.TextIOBase):
         return len(text)
 
 
-def worked_there(work: Callable[[Settings], int], settings: Settings) -> int:
+def worked_there(work: Work, settings: Settings) -> int:
     """The exit code of a command's work, done by one actor with the CPUs and GPUs of the settings.
 
-    What it writes goes to the paths of the settings, which must be on a disk that the actor's machine shares.
+    What it makes is put in the place of an adapter, here; what it keeps while it works is on a disk that both
+    machines share, or else on the actor's own.
     """
 
     def hear(channel: str, text: str) -> None:
         (sys.stdout if channel == "out" else sys.stderr).write(text)
 
-    with on_cluster(settings):
+    settings.work_dir.mkdir(parents=True, exist_ok=True)
+    with on_cluster(settings), NamedTemporaryFile(dir=settings.work_dir, prefix=".shared-") as token:
+        from trimtab.scale.parcels import write_files
         from trimtab.scale.pool import done_there
 
-        there = Working(work, settings, secrets_of(settings), os.getcwd())
-        code: int = done_there(there, bounds_of(settings), hear)
-        return code
+        name, read = Path(token.name).name, _read_there(settings)
+        there = Working(work, settings, _there(settings), secrets_of(settings), read, name)
+        code, files = done_there(there, bounds_of(settings), hear)
+        if files and settings.out is not None:
+            put_in_place(settings.out, lambda folder: write_files(folder, files))
+        return int(code)
+
+
+def _read_there(settings: Settings) -> dict[str, Parcel]:
+    """What an adaptation reads, by the settings that name it."""
+    named = {name: getattr(settings, name) for name in READ}
+    if Path(settings.backbone).is_dir():
+        named["backbone"] = Path(settings.backbone)
+    found = {name: sent(settings, path) for name, path in named.items() if path is not None}
+    return found | ({"adapter": adapter_sent(settings)} if settings.adapter else {})
 
 
 # --------------------------------------------------------------------------- asking from here
@@ -350,11 +432,14 @@ class ClusterClient:
         self._open = ExitStack()
 
     def __enter__(self) -> Self:
+        from trimtab.scale.cluster import begun
+
         with ExitStack() as opened:
             cluster = opened.enter_context(on_cluster(self._settings))
             assert cluster is not None, "this is for a cluster"
             self._gate = cluster.gate(self._here.limiter, self._here.budget)
             self.samplers = self._crew()
+            begun(self._gate.begin.remote(), "the gate")
             opened.callback(self._here.__exit__)
             opened.callback(self._end)
             self._open = opened.pop_all()
@@ -378,10 +463,11 @@ class ClusterClient:
 
         return RemoteLLM(self.samplers, self._here.box(name).name)
 
-    def score(self) -> None:
-        """Brings up the actors that score for the sampling actors."""
-        self.scorers = batches(Scoring(_there(self._settings)), self._settings)
-        self.samplers.scored_by(self.scorers.actors)
+    def scored_by(self, scorers: Batches) -> None:
+        """From now on these score for the sampling actors; returns once they have begun."""
+        scorers.wait()
+        self.scorers = scorers
+        self.samplers.scored_by(scorers.actors)
 
     def hear(self) -> None:
         """Asks the actors what their calls come to by now."""

@@ -115,7 +115,8 @@ class Settings(BaseModel):
     # the energy model
     adapter: Path | None = _field(None, "Adapter folder.")
     backbone: str = _field(
-        "microsoft/deberta-v3-base", "Encoder: a Hugging Face name, a folder, or 'offline' (MiniLM)."
+        "microsoft/deberta-v3-base",
+        "Encoder or causal language model: a Hugging Face name, a folder, or 'offline' (MiniLM).",
     )
     loss: Loss = _field("ranking_nce", "Training loss.")
     lr: float | None = _field(
@@ -131,12 +132,25 @@ class Settings(BaseModel):
     max_positives: int = _field(2, "Positives of one question used in one pass.", ge=1)
     max_negatives: int = _field(6, "Negatives of one question used in one pass.", ge=1)
     frozen_layers: int = _field(0, "Lower encoder layers left as they are.", ge=0)
-    recompute: bool = _field(False, "Train in less memory: compute activations twice. Slower by a third.")
+    recompute: bool | None = _field(
+        None,
+        "Train in less memory: compute activations twice, slower by a third; if left out, where they would "
+        "not fit in half of what is free.",
+    )
+    training_workers: int = _field(
+        1, "Processes that train together, each on a GPU of its own or on a part of --threads.", ge=1, le=1024
+    )
     bf16: bool = _field(
         False,
         "Score in bfloat16: about twice as fast where the hardware has it, equal to two or three digits.",
     )
     threads: int | None = _field(None, "Threads that compute; the quickest number if left out.", ge=1)
+    prefix_cache: int = _field(
+        0,
+        "Mebibytes in which a causal backbone keeps what it made of questions and chains so far: scoring "
+        "then runs only what is new in a text. 0: none. Encoders have no use for it.",
+        ge=0,
+    )
     # online adaptation
     rounds: int = _field(
         2, "Rounds of online adaptation after the warm start; none with recorded answers alone.", ge=0, le=100
@@ -331,8 +345,9 @@ def flag(name: str) -> Any:
     field = Settings.model_fields[name]
     kind: Any = field.annotation
     spelt = name.replace("_", "-")
-    # What is on by default needs a way to be turned off.
-    flags = [f"--{spelt}/--no-{spelt}"] if field.default is True else [f"--{spelt}"]
+    # What may be on without being asked for needs a way to be turned off.
+    may_be_on = field.default is True or kind == bool | None
+    flags = [f"--{spelt}/--no-{spelt}"] if may_be_on else [f"--{spelt}"]
     text = " ".join([field.description or "", *_choices(kind), *_default(field.default)])
     return Annotated[_simple(kind) | None, typer.Option(*flags, help=text, show_default=False)]
 

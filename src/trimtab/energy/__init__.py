@@ -4,10 +4,14 @@ Import the public names from here; torch is loaded when the first name that need
 
     manifest, calibrate     no torch: what an adapter folder says of itself; scores -> P(correct)
     nce                     losses: tensors in, a number out
-    encoding, backbone      (question, text) -> token ids; where an encoder's weights are
+    encoding, backbone      (question, text) -> token ids; where a backbone's weights are
+    causal                  what causal language models lack as backbones
     model                   EnergyModel: g(question, text)
     groups, checkpoint, fit training
+    ranks, apart, processes training in several processes
+    memory                  what activations take, and what is free for them
     adapter                 an EnergyModel and its Manifest <-> a folder
+    placing                 no torch: a new folder in the place of an old one
     engines, engine_bench   what computes scores; which of them is quickest for an adapter
     scoring                 no torch: what many questions ask at once, scored together
 """
@@ -27,6 +31,7 @@ if TYPE_CHECKING:  # fit and calibrate are modules here, so their functions go b
     from trimtab.energy.calibrate import Calibration as Calibration
     from trimtab.energy.calibrate import expected_calibration_error as expected_calibration_error
     from trimtab.energy.engine_bench import choose_engine as choose_engine
+    from trimtab.energy.fit import Fit as Fit
     from trimtab.energy.fit import FitReport as FitReport
     from trimtab.energy.fit import FitSettings as FitSettings
     from trimtab.energy.fit import Progress as Progress
@@ -37,6 +42,8 @@ if TYPE_CHECKING:  # fit and calibrate are modules here, so their functions go b
     from trimtab.energy.model import can_bf16 as can_bf16
     from trimtab.energy.model import quickest_threads as quickest_threads
     from trimtab.energy.model import use_threads as use_threads
+    from trimtab.energy.processes import fit_in_processes as fit_in_processes
+    from trimtab.energy.processes import in_processes as in_processes
     from trimtab.energy.scoring import BatchingScorer as BatchingScorer
     from trimtab.energy.scoring import ScoringSettings as ScoringSettings
 
@@ -55,9 +62,12 @@ _PLACES = {
     "use_threads": ("model", "use_threads"),
     "can_bf16": ("model", "can_bf16"),
     "FitSettings": ("fit", "FitSettings"),
+    "Fit": ("fit", "Fit"),
     "FitReport": ("fit", "FitReport"),
     "Progress": ("fit", "Progress"),
     "fit_energy": ("fit", "fit"),
+    "fit_in_processes": ("processes", "fit_in_processes"),
+    "in_processes": ("processes", "in_processes"),
     "save_adapter": ("adapter", "save_adapter"),
     "load_adapter": ("adapter", "load_adapter"),
     "load_scorer": ("adapter", "load_scorer"),

@@ -1,44 +1,36 @@
 """An adapter folder: an EnergyModel and its Manifest, written whole or not at all.
 
-The folder is made beside its place and moved there at once, so nobody ever reads half of one. What the
-manifest says is `manifest`'s.
+How a new folder takes the place of an old one stands in `placing`; what the manifest says is `manifest`'s.
 """
 
 from __future__ import annotations
 
-import ctypes
 import logging
-import os
-import shutil
-import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoTokenizer
 
-from trimtab.energy.checkpoint import sync
 from trimtab.energy.encoding import PairEncoder
 from trimtab.energy.engines.engine import EngineScorer
 from trimtab.energy.engines.making import make_engine, read_engine, usable, why_not, write_engine
 from trimtab.energy.engines.names import NEEDS, REFERENCE, EngineName
+from trimtab.energy.engines.prefix import PrefixEngine
+from trimtab.energy.engines.pytorch import torch_engine
 from trimtab.energy.manifest import (
     CARD_NAME,
     MANIFEST_NAME,
     Manifest,
     manifest_text,
     model_card,
-    read_manifest,
     sha256_file,
     verify_adapter,
 )
 from trimtab.energy.model import EnergyModel, quiet_transformers
-from trimtab.errors import AdapterError
+from trimtab.energy.placing import put_in_place
 
 LOGGER = logging.getLogger("trimtab.energy")
-_AT_FDCWD = -100
-_RENAME_EXCHANGE = 2  # linux/fs.h
 
 
 def save_adapter(folder: Path | str, energy: EnergyModel, manifest: Manifest) -> Manifest:
@@ -50,19 +42,7 @@ def save_adapter(folder: Path | str, energy: EnergyModel, manifest: Manifest) ->
     Raises:
         AdapterError: the folder holds something that is not an adapter.
     """
-    target = Path(folder).resolve()  # a link's own folder is replaced, not the link
-    extras = _files_to_carry(target)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    try:
-        saved = _write(partial, energy, manifest)
-        for path in extras:
-            _copy(path, partial / path.name)
-        _sync_all(partial)
-        _move_into_place(partial, target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return saved
+    return put_in_place(Path(folder), lambda partial: _write(partial, energy, manifest))
 
 
 def load_adapter(
@@ -78,22 +58,30 @@ def load_adapter(
 
 
 def load_scorer(
-    folder: Path | str, *, engine: EngineName | None = None, threads: int | None = None
+    folder: Path | str,
+    *,
+    engine: EngineName | None = None,
+    threads: int | None = None,
+    prefix_bytes: int = 0,
 ) -> tuple[EngineScorer | EnergyModel, Manifest]:
     """What scores with the adapter, and its manifest: on the engine named, else on the adapter's own.
 
     An engine that cannot be had here is stood in for by torch, with one line in the log. One whose files the
     adapter has not is made in memory. The `mlm` head scores as `load_adapter`'s model does. `threads` as in
-    `make_engine`, torch's own number if left out.
+    `make_engine`, torch's own number if left out. With `prefix_bytes` torch scores, and keeps so many bytes
+    of what it made of the texts' starts (`PrefixEngine`).
 
     Raises:
-        AdapterError: a folder or file that is missing, damaged or of another kind; names the file.
+        AdapterError: a folder or file that is missing, damaged or of another kind; names the file. Or an
+            encoder, with `prefix_bytes`.
     """
     manifest = verify_adapter(folder)
     threads = threads or torch.get_num_threads()
+    wanted = engine or manifest.engine or REFERENCE
+    if prefix_bytes:
+        return _with_prefixes(folder, manifest, wanted, prefix_bytes), manifest
     if manifest.head == "mlm":
         return load_adapter(folder)[0], manifest
-    wanted = engine or manifest.engine or REFERENCE
     files = NEEDS[wanted].files
     has_files = bool(files) and manifest.files.keys() >= set(files)
     name = usable(wanted, exporting=not has_files)
@@ -102,6 +90,14 @@ def load_scorer(
         return EngineScorer(encoder, read_engine(name, Path(folder), encoder, threads=threads)), manifest
     energy = _model(folder, manifest)
     return EngineScorer(energy.encoder, make_engine(name, energy, threads=threads)), manifest
+
+
+def _with_prefixes(
+    folder: Path | str, manifest: Manifest, engine: EngineName, prefix_bytes: int
+) -> EngineScorer:
+    energy = _model(folder, manifest)
+    name = usable(engine) if NEEDS[engine].packages == NEEDS[REFERENCE].packages else REFERENCE
+    return EngineScorer(energy.encoder, PrefixEngine(torch_engine(name, energy), prefix_bytes))
 
 
 def _model(
@@ -120,7 +116,6 @@ def _tokenizer(folder: Path) -> Any:
 
 
 def _write(folder: Path, energy: EnergyModel, manifest: Manifest) -> Manifest:
-    folder.chmod(0o755)  # mkdtemp's folders are private
     with quiet_transformers():
         energy.network.save_pretrained(folder)
         energy.tokenizer.save_pretrained(folder)
@@ -143,57 +138,3 @@ def _write_engine(name: EngineName, energy: EnergyModel, folder: Path) -> None:
         write_engine(name, energy, folder)
     else:
         LOGGER.warning("the adapter is saved without its engine %s: %s", name, reason)
-
-
-def _files_to_carry(target: Path) -> list[Path]:
-    """What stands in the folder beside the adapter it holds. Raises AdapterError if it holds no adapter."""
-    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
-        return []
-    if not (target / MANIFEST_NAME).is_file():
-        raise AdapterError(f"{target} exists and is not an adapter folder; name another folder, or empty it")
-    try:
-        named = {MANIFEST_NAME, *read_manifest(target).files}
-    except AdapterError:  # a damaged adapter may be replaced; then nothing tells its files from others
-        return []
-    return [path for path in target.iterdir() if path.name not in named]
-
-
-def _copy(source: Path, target: Path) -> None:
-    if source.is_dir():
-        shutil.copytree(source, target, symlinks=True)
-    else:
-        shutil.copy2(source, target, follow_symlinks=False)
-
-
-def _sync_all(folder: Path) -> None:
-    for path in folder.rglob("*"):
-        if not path.is_symlink():
-            sync(path)
-    sync(folder)
-
-
-def _move_into_place(partial: Path, target: Path) -> None:
-    """The new folder at the target, the old one (if any) at `partial`'s name, where it is then removed."""
-    if not target.exists():
-        partial.rename(target)
-    elif not _exchange(partial, target):
-        _swap_in_two_moves(partial, target)
-    sync(target.parent)
-
-
-def _exchange(one: Path, other: Path) -> bool:
-    """Both names swapped in one system call; False where the system has none."""
-    if sys.platform != "linux":
-        return False
-    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
-    if rename is None:
-        return False
-    done = rename(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE)
-    return bool(done == 0)
-
-
-def _swap_in_two_moves(partial: Path, target: Path) -> None:
-    aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
-    target.rename(aside / "adapter")
-    partial.rename(target)
-    shutil.rmtree(aside, ignore_errors=True)

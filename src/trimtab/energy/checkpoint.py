@@ -7,7 +7,6 @@ it belongs to this fit is told by a fingerprint of everything the fit depends on
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,8 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+
+from trimtab.energy.placing import sync
 
 _TENSORS = "state.safetensors"
 _COUNTERS = "state.json"
@@ -67,15 +68,6 @@ def load_checkpoint(folder: Path, fingerprint: str) -> Checkpoint | None:
         except (OSError, ValueError, KeyError, SafetensorError):
             continue  # damaged: an earlier one, or the start, is as good
     return None
-
-
-def sync(path: Path) -> None:
-    """Waits until a file's content, or a folder's entries, are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _steps(folder: Path) -> list[Path]:

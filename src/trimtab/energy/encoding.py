@@ -1,4 +1,7 @@
-"""(question, text) pairs to token ids and padded batches, for any tokenizer that knows pairs.
+"""(question, text) pairs to token ids and padded batches.
+
+A tokenizer that parts two texts by a token of its own (BERT's [SEP]) is taken at its word. For others,
+causal language models' above all, a pair is the question, a line break, the text and the end of text.
 
 What is cut when a pair is too long: the middle of the text first, so that how it starts and above all its
 final answer stay; the question only when it alone takes more than half of the room, and then its middle too.
@@ -18,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from trimtab.energy.lengths import in_batches, rounded
+from trimtab.errors import AdapterError
 
 QUESTIONS_KEPT = 4096  # whose tokens are remembered: many answers to one question are asked for one by one
 HEAD_SHARE = 0.25  # of the room a cut text gets: a quarter to its start, the rest to its end
@@ -53,11 +57,16 @@ class _Template:
 
 
 class PairEncoder:
-    """Encodes pairs to at most `max_length` tokens and pads them into batches."""
+    """Encodes pairs to at most `max_length` tokens and pads them into batches.
 
-    def __init__(self, tokenizer: Any, max_length: int) -> None:
+    `is_causal` is for networks that read from left to right. The padding, which comes last, changes nothing
+    for them, so it is not masked: kernels that are given a mask add up in another order.
+    """
+
+    def __init__(self, tokenizer: Any, max_length: int, *, is_causal: bool = False) -> None:
         self.tokenizer = tokenizer
         self.max_length = max_length
+        self.is_causal = is_causal
         self.template = _read_template(tokenizer)
         self.has_types = "token_type_ids" in tokenizer.model_input_names
         self.pad = int(tokenizer.pad_token_id)
@@ -81,7 +90,10 @@ class PairEncoder:
         """
         longest = max(len(pair) for pair in batch)
         shape = (len(batch), max(longest, min(rounded(longest, step), self.max_length)))
-        inputs = {"input_ids": np.full(shape, self.pad), "attention_mask": np.zeros(shape, np.int64)}
+        inputs = {
+            "input_ids": np.full(shape, self.pad),
+            "attention_mask": np.full(shape, int(self.is_causal), np.int64),
+        }
         if self.has_types:
             inputs["token_type_ids"] = np.zeros(shape, np.int64)
         for row, pair in enumerate(batch):
@@ -151,19 +163,40 @@ def by_length(pairs: Sequence[Pair], tokens: int) -> Iterator[list[int]]:
 
 
 def _read_template(tokenizer: Any) -> _Template:
-    """What the tokenizer adds to a pair, read off an example: no tokenizer tells it otherwise."""
+    """What the tokenizer adds to a pair, read off an example: no tokenizer tells it otherwise.
+
+    A tokenizer that puts nothing between the two, or only begins anew, knows no pairs.
+    """
     encoded = tokenizer("a", "b", return_special_tokens_mask=True, return_token_type_ids=True)
     ids, special = encoded["input_ids"], encoded["special_tokens_mask"]
     types = encoded.get("token_type_ids") or [0] * len(ids)
     own = [i for i, is_special in enumerate(special) if not is_special]
-    first = own[0]
-    middle = next(i for i in range(first, len(ids)) if special[i])
-    second = next(i for i in own if i > middle)
+    middle = [i for i in range(own[0], own[-1]) if special[i]]
+    if {ids[i] for i in middle} <= {tokenizer.bos_token_id}:
+        return _line_template(tokenizer, tuple(ids[: own[0]]))
+    start, end = middle[0], middle[-1] + 1
     return _Template(
-        before=tuple(ids[:first]),
-        between=tuple(ids[middle:second]),
+        before=tuple(ids[: own[0]]),
+        between=tuple(ids[start:end]),
         after=tuple(ids[own[-1] + 1 :]),
-        question_type=types[first],
-        between_types=tuple(types[middle:second]),
-        text_type=types[second],
+        question_type=types[own[0]],
+        between_types=tuple(types[start:end]),
+        text_type=types[end],
     )
+
+
+def _line_template(tokenizer: Any, before: tuple[int, ...]) -> _Template:
+    """A line break between question and text, and at the end what the head reads: the end of text.
+
+    The head reads the last token that is not padding. So where the end of text is all there is to pad with
+    (GPT-2), a second line break closes the pair.
+    """
+    line = tuple(tokenizer("\n", add_special_tokens=False)["input_ids"])
+    end = tokenizer.eos_token_id
+    after = line if end in (None, tokenizer.pad_token_id) else (int(end),)
+    if not after or after[-1] == tokenizer.pad_token_id:
+        raise AdapterError(
+            "the backbone's tokenizer has nothing that could end a text: neither an end-of-text token beside "
+            "the padding nor a line break"
+        )
+    return _Template(before, line, after, 0, (0,) * len(line), 0)

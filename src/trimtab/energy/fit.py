@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 from jaxtyping import Float
@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from trimtab.energy.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from trimtab.energy.encoding import Pair, by_length
 from trimtab.energy.groups import Batch, Sizes, epoch_batches
+from trimtab.energy.memory import must_recompute, padded_lengths
 from trimtab.energy.mlm import masked_loss
 from trimtab.energy.model import EnergyModel, bf16_autocast, can_bf16
 from trimtab.energy.nce import LOSSES, prefix_value, ranking_nce
@@ -36,6 +37,7 @@ from trimtab.energy.parameters import (
     recomputing,
     trainable,
 )
+from trimtab.energy.ranks import ALONE, Ranks, of_first, part, sum_gradients
 from trimtab.errors import RunError
 from trimtab.types import Contrast, PrefixTarget
 
@@ -65,7 +67,7 @@ class FitSettings:
     prefix_weight: float = 1.0  # of the prefixes' loss beside the contrasts'
     frozen_layers: int = 0  # lower encoder layers left as they are, the embeddings with them
     bf16: bool | Literal["auto"] = "auto"  # auto: where the hardware has it
-    recompute: bool = False  # activations, when memory is short: the same weights a third later
+    recompute: bool | Literal["auto"] = "auto"  # activations: slower by a third; auto: when memory is short
     stop_on: StopOn = "pairwise"  # what held-out questions must improve
     evaluations_per_epoch: int = 1
     patience: int = 2  # evaluations without improvement before stopping
@@ -117,6 +119,24 @@ class FitReport:
         return next((e for e in self.history if e.step == self.best_step), None)
 
 
+class Fit(Protocol):
+    """What fits: `fit` itself, or what has it done elsewhere, in several processes or on a cluster."""
+
+    def __call__(
+        self,
+        energy: EnergyModel,
+        contrasts: Sequence[Contrast],
+        settings: FitSettings | None = None,
+        *,
+        prefixes: Sequence[PrefixTarget] = (),
+        held_out: Sequence[Contrast] = (),
+        checkpoint_dir: Path | None = None,
+        progress: Callable[[Progress], None] | None = None,
+    ) -> FitReport:
+        """See `fit`."""
+        ...
+
+
 def fit(
     energy: EnergyModel,
     contrasts: Sequence[Contrast],
@@ -126,6 +146,7 @@ def fit(
     held_out: Sequence[Contrast] = (),
     checkpoint_dir: Path | None = None,
     progress: Callable[[Progress], None] | None = None,
+    ranks: Ranks = ALONE,
 ) -> FitReport:
     """Trains the energy model in place; with held-out questions, its best weights are kept.
 
@@ -133,41 +154,61 @@ def fit(
     With `checkpoint_dir`, a fit of the same data, settings and starting weights goes on where it was; a
     checkpoint of any other fit is written over.
 
+    As one of several `ranks` it takes its part of an update's passes. All are given the same, and all end in
+    the same weights: those of one process but for the rounding of sums. The first keeps the checkpoints.
+
     Raises:
         ValueError: no contrast, an empty side, or a loss that does not suit the model's head.
         RunError: the loss is not a number any more.
     """
     chosen = settings or FitSettings()
-    _check(energy, contrasts, prefixes, chosen)
+    check_fit(energy, contrasts, prefixes, chosen)
     with (
         trainable(energy.network, chosen.frozen_layers) as parameters,
         quick_attention(energy.network),
-        recomputing(energy.network, chosen.recompute),
+        recomputing(energy.network, _recomputes(energy, contrasts, prefixes, chosen, ranks)),
     ):
         training = _Training(
-            energy, tuple(contrasts), tuple(prefixes), tuple(held_out), chosen, parameters, checkpoint_dir
+            energy,
+            tuple(contrasts),
+            tuple(prefixes),
+            tuple(held_out),
+            chosen,
+            parameters,
+            checkpoint_dir,
+            ranks,
         )
         training.run(progress)
     return training.report()
 
 
 def held_out_evaluation(
-    energy: EnergyModel, contrasts: Sequence[Contrast], *, bf16: bool | None = None
+    energy: EnergyModel, contrasts: Sequence[Contrast], *, bf16: bool | None = None, ranks: Ranks = ALONE
 ) -> Evaluation:
     """How the model ranks these questions' answers. Raises ValueError without a question."""
     if not contrasts:
         raise ValueError("an evaluation needs at least one held-out question")
+    rows = torch.zeros(len(contrasts), 3, dtype=torch.float64)
+    places = part(range(len(contrasts)), ranks)
+    for place, found in zip(places, _all_ranked(energy, part(contrasts, ranks), bf16), strict=True):
+        rows[place] = torch.tensor(found, dtype=torch.float64)
+    ranks.sum_(rows)
+    ranking_loss, pairwise, best = rows.mean(dim=0).tolist()
+    return Evaluation(0, None, ranking_loss, pairwise, best)
+
+
+def _all_ranked(
+    energy: EnergyModel, contrasts: Sequence[Contrast], bf16: bool | None
+) -> list[tuple[float, float, float]]:
     pairs = [(c.question, text) for c in contrasts for text in (*c.positives, *c.negatives)]
     scores = iter(energy.score_pairs(pairs, bf16=bf16))
-    rows = [
+    return [
         _ranked(
             torch.tensor([next(scores) for _ in c.positives]),
             torch.tensor([next(scores) for _ in c.negatives]),
         )
         for c in contrasts
     ]
-    ranking_loss, pairwise, best = torch.tensor(rows, dtype=torch.float64).mean(dim=0).tolist()
-    return Evaluation(0, None, ranking_loss, pairwise, best)
 
 
 def _ranked(positive: Tensor, negative: Tensor) -> tuple[float, float, float]:
@@ -192,10 +233,11 @@ class _Training:
         settings: FitSettings,
         parameters: dict[str, nn.Parameter],
         checkpoint_dir: Path | None,
+        ranks: Ranks,
     ) -> None:
         self.energy, self.settings, self.parameters = energy, settings, parameters
         self.contrasts, self.prefixes, self.held_out = contrasts, prefixes, held_out
-        self.checkpoint_dir = checkpoint_dir
+        self.checkpoint_dir, self.ranks = checkpoint_dir, ranks
         self.bf16 = can_bf16(energy.device) if settings.bf16 == "auto" else settings.bf16
         passes = math.ceil(len(contrasts) / settings.batch_groups)
         self.updates_per_epoch = math.ceil(passes / settings.accumulation)
@@ -214,7 +256,7 @@ class _Training:
 
     def run(self, progress: Callable[[Progress], None] | None) -> None:
         """Updates, evaluations and checkpoints until the end or until patience is out."""
-        fingerprint = self._fingerprint() if self.checkpoint_dir else ""
+        fingerprint = self._fingerprint() if self.checkpoint_dir and self.ranks.rank == 0 else ""
         self._restore(fingerprint)
         if self.held_out and not self.history:
             self._evaluate()
@@ -234,11 +276,12 @@ class _Training:
         self.energy.network.train()
         self.optimizer.zero_grad(set_to_none=True)
         total = 0.0
-        for number, batch in enumerate(batches):
+        for number, batch in part(list(enumerate(batches)), self.ranks):
             with _dropout_seed(self.settings.seed, self.step, number, self.energy.device):
                 loss = self._loss(batch, number) * (len(batch.contrasts) / questions)
                 loss.backward()  # type: ignore[no-untyped-call]
             total += loss.item()
+        total = sum_gradients(self.parameters.values(), total, self.ranks)
         self._refuse_nonsense(total)
         nn.utils.clip_grad_norm_(self.parameters.values(), CLIP)
         for group in self.optimizer.param_groups:
@@ -251,9 +294,7 @@ class _Training:
     def _batches_of(self, step: int) -> list[Batch]:
         epoch, place = divmod(step, self.updates_per_epoch)
         if epoch != self.epoch_drawn:
-            s = self.settings
-            sizes = Sizes(s.batch_groups, s.max_positives, s.max_negatives, s.max_prefixes)
-            self.batches = epoch_batches(self.contrasts, self.prefixes, sizes, s.seed, epoch)
+            self.batches = _drawn(self.contrasts, self.prefixes, self.settings, epoch)
             self.epoch_drawn = epoch
         start = place * self.settings.accumulation
         return self.batches[start : start + self.settings.accumulation]
@@ -263,8 +304,7 @@ class _Training:
     def _loss(self, batch: Batch, number: int) -> Tensor:
         if self.settings.loss == "mlm":
             return self._masked_loss(batch, random.Random(f"{self.settings.seed}:{self.step}:{number}"))
-        answers = [(c.question, text) for c in batch.contrasts for text in (*c.positives, *c.negatives)]
-        chains = [(p.question, p.prefix) for p in batch.prefixes]
+        answers, chains = _pairs(batch)
         scores = self._scores([*answers, *chains])
         loss = LOSSES[self.settings.loss](*padded(scores, batch.contrasts), self.settings.alpha)
         if not chains:
@@ -309,7 +349,7 @@ class _Training:
         return place in {math.ceil(self.updates_per_epoch * part / parts) for part in range(1, parts + 1)}
 
     def _evaluate(self) -> None:
-        found = held_out_evaluation(self.energy, self.held_out, bf16=self.bf16)
+        found = held_out_evaluation(self.energy, self.held_out, bf16=self.bf16, ranks=self.ranks)
         loss = sum(self.losses) / len(self.losses) if self.losses else None
         self.losses = []
         self.history.append(replace(found, step=self.step, training_loss=loss))
@@ -354,7 +394,7 @@ class _Training:
     def _checkpoint_when_due(self, fingerprint: str) -> None:
         is_over = self.step == self.steps or self._is_out_of_patience()
         is_due = time.monotonic() - self.saved_at >= self.settings.checkpoint_every_s
-        if self.checkpoint_dir is None or not (is_over or is_due):
+        if self.checkpoint_dir is None or self.ranks.rank or not (is_over or is_due):
             return
         counters = {"losses": self.losses, "history": [asdict(e) for e in self.history]}
         tensors = {f"weight.{name}": parameter.data for name, parameter in self.parameters.items()}
@@ -366,7 +406,10 @@ class _Training:
         self.saved_at = time.monotonic()
 
     def _restore(self, fingerprint: str) -> None:
-        found = load_checkpoint(self.checkpoint_dir, fingerprint) if self.checkpoint_dir else None
+        found = (
+            load_checkpoint(self.checkpoint_dir, fingerprint) if self.checkpoint_dir and fingerprint else None
+        )
+        found = of_first(found, self.ranks)
         if found is None:
             return
         self.step = self.resumed_from = found.step
@@ -419,6 +462,43 @@ class _Training:
         )
 
 
+def _drawn(
+    contrasts: Sequence[Contrast], prefixes: Sequence[PrefixTarget], settings: FitSettings, epoch: int
+) -> list[Batch]:
+    sizes = Sizes(
+        settings.batch_groups, settings.max_positives, settings.max_negatives, settings.max_prefixes
+    )
+    return epoch_batches(contrasts, prefixes, sizes, settings.seed, epoch)
+
+
+def _pairs(batch: Batch) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """The batch's answers and its prefixes, each with its question."""
+    answers = [(c.question, text) for c in batch.contrasts for text in (*c.positives, *c.negatives)]
+    return answers, [(p.question, p.prefix) for p in batch.prefixes]
+
+
+def _recomputes(
+    energy: EnergyModel,
+    contrasts: Sequence[Contrast],
+    prefixes: Sequence[PrefixTarget],
+    settings: FitSettings,
+    ranks: Ranks,
+) -> bool:
+    """Whether activations are worked out again: as it is set, else where the longest pass has too many.
+
+    That is the first epoch's longest, in characters; other epochs draw others that are about as long.
+    """
+    if settings.recompute != "auto":
+        return settings.recompute
+    passes = [
+        [*answers, *chains] for answers, chains in map(_pairs, _drawn(contrasts, prefixes, settings, 0))
+    ]
+    longest = max(passes, key=lambda pairs: sum(len(question) + len(text) for question, text in pairs))
+    layers = energy.network.config.num_hidden_layers - settings.frozen_layers
+    lengths = padded_lengths(energy.encode(longest), TRAINING_TOKENS, TRAINING_STEP)
+    return must_recompute(energy.network, lengths, layers, sharing=ranks.size)
+
+
 def padded(scores: Float[Tensor, " texts"], contrasts: Sequence[Contrast]) -> tuple[Tensor, Tensor, Tensor]:
     """Flat scores, question by question and positives first, as a padded matrix with its two masks.
 
@@ -447,12 +527,13 @@ def learning_rate(settings: FitSettings, step: int, steps: int) -> float:
     return settings.lr * (steps - step) / max(1, steps - warmup)
 
 
-def _check(
+def check_fit(
     energy: EnergyModel,
     contrasts: Sequence[Contrast],
     prefixes: Sequence[PrefixTarget],
     settings: FitSettings,
 ) -> None:
+    """Raises ValueError for what `fit` cannot do."""
     if not contrasts:
         raise ValueError("a fit needs at least one contrast")
     for contrast in contrasts:

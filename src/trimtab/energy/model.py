@@ -1,6 +1,7 @@
-"""EnergyModel: g(question, text), the score of a candidate answer by a small encoder.
+"""EnergyModel: g(question, text), the score of a candidate answer by an encoder or causal language model.
 
-Training it is `fit`'s work, keeping it in a folder `adapter`'s, finding a backbone `backbone`'s.
+Training it is `fit`'s work, keeping it in a folder `adapter`'s, finding a backbone `backbone`'s, giving a
+causal one what it lacks `causal`'s.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from transformers import AutoConfig, AutoModelForMaskedLM, AutoModelForSequenceC
 from transformers.utils import logging as transformers_logging
 
 from trimtab.energy.backbone import backbone_folder
+from trimtab.energy.causal import is_decoder, made_ready, reads_at_most, reads_left_to_right
 from trimtab.energy.encoding import Pair, PairEncoder
 from trimtab.energy.lengths import ROWS, STEP, of_one_length
 from trimtab.energy.mlm import masked_scores
@@ -35,7 +37,7 @@ MLM_SCORING_TOKENS = 1024  # the vocabulary's logits weigh far more
 
 
 class EnergyModel:
-    """An encoder with one scalar output, its tokenizer, and how long a pair it reads.
+    """An encoder or causal language model with one scalar output, its tokenizer, how long a pair it reads.
 
     `head` is "scalar", or "mlm" for the paper's ablation: then the score is the mean log-probability of
     the text's tokens, each masked once (see `mlm`). `bf16` scores in bfloat16: about twice as fast on
@@ -58,7 +60,7 @@ class EnergyModel:
         self.max_length = max_length
         self.head: Head = head
         self.bf16 = bf16
-        self.encoder = PairEncoder(tokenizer, max_length)
+        self.encoder = PairEncoder(tokenizer, max_length, is_causal=reads_left_to_right(network))
 
     @classmethod
     def pretrained(
@@ -71,17 +73,17 @@ class EnergyModel:
         bf16: bool = False,
         device: str | None = None,
     ) -> EnergyModel:
-        """The energy model on an encoder: a hub name, a folder, or 'offline' for the embedded MiniLM.
+        """The energy model on a backbone: a hub name, a folder, or 'offline' for the embedded MiniLM.
 
         A scalar head the weights lack is drawn by `seed`. `device` None means CUDA where there is one.
 
         Raises:
-            AdapterError: the encoder is missing, damaged, of another kind, or reads less than `max_length`.
+            AdapterError: the backbone is missing, damaged, of another kind, or reads less than `max_length`.
             MissingExtraError: 'offline' without the offline extra.
         """
         folder = backbone_folder(name_or_path)
         network, tokenizer = _loaded(folder, head, seed)
-        _check_length(str(name_or_path), tokenizer, max_length)
+        _check_length(str(name_or_path), reads_at_most(network, tokenizer), max_length)
         network.to(device or _default_device()).eval()
         return cls(
             network, tokenizer, backbone=str(name_or_path), max_length=max_length, head=head, bf16=bf16
@@ -271,11 +273,13 @@ def _loaded(folder: Path, head: Head, seed: int) -> tuple[Any, Any]:
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         raise AdapterError(f"{folder} cannot be read as an encoder: {_first_line(error)}") from None
     _align(network)
+    if is_decoder(network):
+        made_ready(network, tokenizer)
     return network, tokenizer
 
 
 def _config(folder: Path, head: Head) -> Any:
-    """The encoder's configuration with one output and no dropout inside attention.
+    """The backbone's configuration with one output and no dropout inside attention.
 
     That dropout keeps torch from its fused attention: on a CPU it halves the speed of training MiniLM and
     doubles its memory (measured at 256 tokens). Dropout elsewhere stays.
@@ -283,7 +287,7 @@ def _config(folder: Path, head: Head) -> Any:
     config = AutoConfig.from_pretrained(folder, local_files_only=True)
     if head == "scalar":
         config.num_labels = 1
-    for name in ("attention_probs_dropout_prob", "attention_dropout"):
+    for name in ("attention_probs_dropout_prob", "attention_dropout", "attn_pdrop"):
         if hasattr(config, name):
             setattr(config, name, 0.0)
     return config
@@ -303,8 +307,7 @@ def _first_line(error: Exception) -> str:
     return lines[0] if lines else type(error).__name__
 
 
-def _check_length(name: str, tokenizer: Any, max_length: int) -> None:
-    limit = int(tokenizer.model_max_length)
+def _check_length(name: str, limit: int, max_length: int) -> None:
     if max_length > limit:
         raise AdapterError(
             f"'{name}' reads at most {limit} tokens; max_length {max_length} is too long for it"

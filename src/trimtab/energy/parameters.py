@@ -98,12 +98,27 @@ def _lower_modules(network: Any, layers: int) -> list[nn.Module]:
     if not layers:
         return []
     base = network.base_model
-    for path in ("encoder.layer", "transformer.layer", "layers", "encoder.layers"):
-        holder: Any = base
-        for part in path.split("."):
-            holder = getattr(holder, part, None)
-        if isinstance(holder, nn.ModuleList):
-            if layers > len(holder):
-                raise ValueError(f"frozen_layers is {layers}, but the encoder has {len(holder)} layers")
-            return [base.embeddings, *list(holder)[:layers]]
+    for path in (
+        "encoder.layer",
+        "transformer.layer",
+        "layers",
+        "encoder.layers",
+        "h",
+        "blocks",
+        "decoder.layers",
+    ):
+        above, _, name = path.rpartition(".")
+        parent = next((module for at, module in base.named_modules() if at == above), None)
+        stack = getattr(parent, name, None)
+        if isinstance(stack, nn.ModuleList):
+            if layers > len(stack):
+                raise ValueError(f"frozen_layers is {layers}, but the encoder has {len(stack)} layers")
+            return [*_embeddings(base, parent), *list(stack)[:layers]]
     raise ValueError(f"frozen_layers: no stack of layers was found in a {type(network).__name__}")
+
+
+def _embeddings(base: nn.Module, parent: Any) -> list[nn.Module]:
+    """An encoder's own module for them; a decoder has its tables of tokens and places beside its layers."""
+    if own := getattr(base, "embeddings", None):
+        return [own]
+    return [each for each in parent.children() if isinstance(each, nn.Embedding)]

@@ -66,6 +66,10 @@ def _standing() -> Standing:
 class GateActor(Gate):
     """The gate, in a process of its own on the driver's machine."""
 
+    async def begin(self) -> Standing:
+        """Where it is."""
+        return _standing()
+
     async def figures(self) -> tuple[str | None, int]:
         """Why a call was refused, once one has been; and how many bundles it has heard."""
         return self.is_spent, self.bundles

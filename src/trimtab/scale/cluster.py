@@ -10,14 +10,14 @@ import logging
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
 import ray
 import ray._private.worker
-from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
+from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from trimtab.errors import ClusterError, TrimtabError
@@ -32,6 +32,7 @@ QUIETLY: dict[str, Any] = {
 }
 OBJECT_STORE_BYTES = 256 * 1024 * 1024  # of a cluster started here: questions and answers are small
 REACHED_S = 10.0
+VERSIONS_S = 30.0  # how long all nodes together may take to say what they run, once something is wrong
 BEGIN_S = 180.0  # how long an actor may take to be placed and to load what it needs
 
 
@@ -44,7 +45,7 @@ class Cluster:
     @property
     def nodes(self) -> list[dict[str, Any]]:
         """The nodes that are alive."""
-        return [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+        return alive()
 
     @property
     def is_one_machine(self) -> bool:
@@ -53,9 +54,19 @@ class Cluster:
 
     def gate(self, limiter: Limiter, budget: Budget) -> Any:
         """The gate's actor, on this process's own node: that cannot be lost without this process."""
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        here = on_node(ray.get_runtime_context().get_node_id())
         made: Any = ray.remote(GateActor)
         return made.options(num_cpus=0, max_restarts=0, scheduling_strategy=here).remote(limiter, budget)
+
+
+def alive() -> list[dict[str, Any]]:
+    """The nodes of the cluster that are alive."""
+    return [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+
+
+def on_node(node_id: str) -> NodeAffinitySchedulingStrategy:
+    """On this node and no other."""
+    return NodeAffinitySchedulingStrategy(node_id, soft=False)
 
 
 def refuse_too_large(what: str, *, cpus: float, gpus: float) -> None:
@@ -97,6 +108,7 @@ def _join(address: str | None) -> None:
     try:
         ray.init(address, **QUIETLY)
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+        ray.shutdown()
         raise ClusterError(_not_joined(address, error)) from None
 
 
@@ -129,7 +141,8 @@ def _refuse_unreachable(address: str) -> None:
 def _not_joined(address: str, error: Exception) -> str:
     said = " ".join(str(error).split())
     if "Version mismatch" in said:
-        return f"the Ray cluster at {address} runs other versions than this process: {said}"
+        both = said.partition("Version mismatch: ")[2]
+        return f"the Ray cluster at {address} runs other versions than this process. {both}: install the same"
     return (
         f"no Ray cluster can be joined at {address}: {said}. A node of it must run on this machine "
         f"(ray start --address={address})"
@@ -153,19 +166,54 @@ def begun(reference: Any, what: str) -> Standing:
         own = own_error(error)
         if isinstance(own, TrimtabError):
             raise own from None
-        raise ClusterError(f"{what} could not begin: {_last_line(error)}") from None
-    except (RayActorError, RayError) as error:
-        raise ClusterError(f"{what} could not begin: {_last_line(error)}") from None
-    _refuse_another_version(standing, what)
+        raise _not_begun(what, error) from None
+    except RayError as error:
+        raise _not_begun(what, error) from None
+    if standing.trimtab != version("trimtab"):
+        raise _another_version(standing.host, standing.trimtab)
     return standing
 
 
-def _refuse_another_version(standing: Standing, what: str) -> None:
-    if standing.trimtab != version("trimtab"):
-        raise ClusterError(
-            f"{what} on {standing.host} has trimtab {standing.trimtab}, and this is {version('trimtab')}: "
-            "install the same on every node"
-        )
+def _not_begun(what: str, error: Exception) -> ClusterError:
+    """What keeps an actor from beginning: another trimtab on some node if there is one, else its words."""
+    for host, found in _versions():
+        if found != version("trimtab"):
+            return _another_version(host, found)
+    return ClusterError(f"{what} could not begin: {_last_line(error)}")
+
+
+def _another_version(host: str, found: str) -> ClusterError:
+    return ClusterError(
+        f"the cluster's node {host} has trimtab {found}, and this is {version('trimtab')}: "
+        "install the same on every node"
+    )
+
+
+def _versions() -> list[tuple[str, str]]:
+    """Each node's name and its trimtab; what asks there travels by value, and needs no trimtab."""
+
+    def said() -> tuple[str, str]:
+        import os
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            return os.uname().nodename, version("trimtab")
+        except PackageNotFoundError:
+            return os.uname().nodename, "none"
+
+    asked: Any = ray.remote(said)
+    places = [on_node(node["NodeID"]) for node in alive()]
+    return _heard([asked.options(num_cpus=0, scheduling_strategy=place).remote() for place in places])
+
+
+def _heard(references: list[Any]) -> list[Any]:
+    """What those give that give anything in time."""
+    ready, _ = ray.wait(references, num_returns=len(references), timeout=VERSIONS_S)
+    found = []
+    for reference in ready:
+        with suppress(RayError):
+            found.append(ray.get(reference))
+    return found
 
 
 def _last_line(error: Exception) -> str:

@@ -211,9 +211,10 @@ class Batches:
         bounds: how many there may be.
         what: what they are called in errors.
 
+    They load what they need while this process does other things, until `wait`.
+
     Raises:
-        ClusterError: the cluster has no room for the least of them.
-        TrimtabError: what the recipe raises.
+        ClusterError: the cluster has no room for one of them.
     """
 
     def __init__(self, recipe: BatchRecipe, bounds: Bounds, what: str = "a scoring actor") -> None:
@@ -225,8 +226,16 @@ class Batches:
         refuse_too_large(what, cpus=bounds.cpus, gpus=bounds.gpus)
         for _ in range(bounds.least):
             self._start()
+
+    def wait(self) -> None:
+        """Returns once the least of them have begun.
+
+        Raises:
+            ClusterError: the cluster has no room for them.
+            TrimtabError: what the recipe raises.
+        """
         for reference in list(self._beginning):
-            begun(reference, what)
+            begun(reference, self._what)
             self._live.append(self._beginning.pop(reference))
 
     @property
@@ -257,6 +266,8 @@ class Batches:
             TrimtabError: what the work raises.
             RunError: a piece has killed every actor that tried it.
         """
+        if not self._live:
+            self.wait()
         job = _Pieces(items, at_once)
         while not job.is_done:
             self._give_out(job)

@@ -9,16 +9,18 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import ray.data
 
 from trimtab.errors import DataError, Problem
+from trimtab.redaction import without_url_secrets
+from trimtab.scale.addresses import FAILURES, address, opened, why
 
-SCHEME = re.compile(r"^([a-z][a-z0-9+.-]*):/+", re.IGNORECASE)
-JSON = ("jsonl", "json", "ndjson")
+PARQUET = (".parquet",)
+JSON = (".jsonl", ".json", ".ndjson")
 
 
 def read_rows(source: Path, folder: Path) -> Path:
@@ -34,10 +36,10 @@ def read_rows(source: Path, folder: Path) -> Path:
     place = address(source)
     try:
         lines = [_line(row) for row in _rows(place)]
-    except (OSError, ValueError, ray.exceptions.RayError) as error:
-        raise DataError([Problem(place, 0, "", f"cannot be read: {_reason(error)}")]) from None
+    except (*FAILURES, ray.exceptions.RayError) as error:
+        raise _refused(place, f"cannot be read: {why(place, error)}") from None
     if not lines:
-        raise DataError([Problem(place, 0, "", "holds no rows")])
+        raise _refused(place, "holds no rows")
     written = "".join(lines).encode("utf-8")
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{hashlib.sha256(written).hexdigest()[:16]}.jsonl"
@@ -46,9 +48,8 @@ def read_rows(source: Path, folder: Path) -> Path:
     return partial.replace(path)
 
 
-def address(source: Path) -> str:
-    """The source as Ray reads it. A path folds the two slashes of an address into one: they come back."""
-    return SCHEME.sub(r"\1://", str(source))
+def _refused(place: str, message: str) -> DataError:
+    return DataError([Problem(without_url_secrets(place), 0, "", message)])
 
 
 def _rows(place: str) -> Any:
@@ -56,17 +57,27 @@ def _rows(place: str) -> Any:
     context.enable_progress_bars = False
     context.execution_options.preserve_order = True
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
-    if _is_parquet(place):
-        return ray.data.read_parquet(place, file_extensions=["parquet"]).iter_rows()
-    return ray.data.read_json(place, lines=True, file_extensions=list(JSON)).iter_rows()
+    filesystem, path = opened(place)
+    files = _files(filesystem, path)
+    if tables := _named(files, PARQUET):
+        return ray.data.read_parquet(tables, filesystem=filesystem).iter_rows()
+    if documents := _named(files, JSON):
+        return ray.data.read_json(documents, filesystem=filesystem, lines=True).iter_rows()
+    raise FileNotFoundError(f"no file there ends in {', '.join((*PARQUET, *JSON))}")
 
 
-def _is_parquet(place: str) -> bool:
-    """By its name; a folder of this machine by what is in it."""
-    folder = Path(place)
-    if folder.is_dir():
-        return any(folder.rglob("*.parquet"))
-    return not place.endswith(JSON)
+def _files(filesystem: Any, path: str) -> list[str]:
+    """The file, or all files beneath the folder, by name; folders of some stores are no more than names."""
+    from pyarrow.fs import FileSelector  # type: ignore[import-untyped]
+
+    if filesystem.get_file_info(path).is_file:
+        return [path]
+    beneath = filesystem.get_file_info(FileSelector(path, recursive=True, allow_not_found=True))
+    return sorted(each.path for each in beneath if each.is_file)
+
+
+def _named(files: Sequence[str], endings: tuple[str, ...]) -> list[str]:
+    return [file for file in files if file.lower().endswith(endings)]
 
 
 def _line(row: dict[str, Any]) -> str:
@@ -78,8 +89,3 @@ def _line(row: dict[str, Any]) -> str:
 def _plain(value: Any) -> Any:
     """The value as JSON has it; a table's numbers and arrays are numpy's."""
     return _plain(value.tolist()) if hasattr(value, "tolist") else value
-
-
-def _reason(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__

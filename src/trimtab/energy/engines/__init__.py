@@ -4,6 +4,7 @@
     engine      the protocol, and a scorer on any of them
     graph       the network as other runtimes take it: token ids in, scores out
     pytorch     torch in fp32 or bf16, on a CPU or on CUDA
+    prefix      torch for causal networks: what texts start with is run once and kept
     openvino    OpenVINO in fp32 or bf16
     onnx        ONNX Runtime in fp32 or int8
     making      from a name to an engine, made or read
