@@ -67,7 +67,10 @@ def measured(sizes: Sequence[int], repeats: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         times = {size: repeats if size < max(sizes) else 1 for size in (1, *sizes)}
-        runs = {size: [evaluated(size, folder) for _ in range(count)] for size, count in times.items()}
+        runs: dict[int, list[tuple[float, float]]] = {size: [] for size in times}
+        for turn in range(repeats):  # in turns: a start that is slow now and quick later is no growth
+            for size, count in times.items():
+                runs[size] += [evaluated(size, folder)] if turn < count else []
     start_s = statistics.median(seconds for seconds, _ in runs[1])
     totals = [statistics.median(seconds for seconds, _ in runs[size]) for size in sizes]
     scaling = {
