@@ -60,7 +60,8 @@ def plain(contrasts: Sequence[Contrast], updates: int) -> tuple[list[float], lis
     import torch
 
     from trimtab.energy import EnergyModel
-    from trimtab.energy.fit import FitSettings, learning_rate, padded
+    from trimtab.energy.fit import learning_rate, padded
+    from trimtab.energy.fitting import FitSettings
     from trimtab.energy.groups import Sizes, epoch_batches
     from trimtab.energy.nce import LOSSES
 
@@ -90,7 +91,8 @@ def plain(contrasts: Sequence[Contrast], updates: int) -> tuple[list[float], lis
 def ours(contrasts: Sequence[Contrast], updates: int) -> tuple[list[float], list[float]]:
     """Losses and the times at which updates ended."""
     from trimtab.energy import EnergyModel
-    from trimtab.energy.fit import FitSettings, Progress, fit
+    from trimtab.energy.fit import fit
+    from trimtab.energy.fitting import FitSettings, Progress
 
     energy = EnergyModel.pretrained("offline", device="cpu")
     means, ended = [], [time.perf_counter()]

@@ -25,7 +25,9 @@ from trimtab.energy.causal import reads_left_to_right
 from trimtab.energy.engines.engine import EngineScorer
 from trimtab.energy.engines.prefix import PrefixEngine
 from trimtab.energy.engines.pytorch import torch_engine
-from trimtab.energy.fit import FitSettings, fit, held_out_evaluation
+from trimtab.energy.fit import fit
+from trimtab.energy.fitting import FitSettings
+from trimtab.energy.held_out import held_out_evaluation
 from trimtab.energy.lengths import STEP, rounded
 from trimtab.energy.model import EnergyModel
 from trimtab.energy.parameters import quick_attention

@@ -35,13 +35,9 @@ from transformers import (
 from trimtab.energy.adapter import load_adapter, save_adapter
 from trimtab.energy.backbone import check_weights
 from trimtab.energy.encoding import by_length, without_middle
-from trimtab.energy.fit import (
-    FitSettings,
-    fit,
-    held_out_evaluation,
-    learning_rate,
-    padded,
-)
+from trimtab.energy.fit import fit, learning_rate, padded
+from trimtab.energy.fitting import FitSettings
+from trimtab.energy.held_out import held_out_evaluation
 from trimtab.energy.manifest import MANIFEST_NAME, Manifest, read_manifest
 from trimtab.energy.model import EnergyModel, evaluating
 from trimtab.energy.nce import ranking_nce
@@ -513,7 +509,8 @@ def test_after_kill_9_the_final_weights_are_those_of_an_unbroken_run(bert, tmp_p
         """
         import json, sys, torch
         from pathlib import Path
-        from trimtab.energy.fit import FitSettings, fit
+        from trimtab.energy.fit import fit
+        from trimtab.energy.fitting import FitSettings
         from trimtab.energy.model import EnergyModel
         from trimtab.types import Contrast
         torch.set_num_threads(1)
@@ -636,7 +633,8 @@ def test_the_embedded_minilm_loads_learns_and_fits_in_memory_without_another_lib
         """
         import resource, sys, torch
         from pathlib import Path
-        from trimtab.energy.fit import FitSettings, fit
+        from trimtab.energy.fit import fit
+        from trimtab.energy.fitting import FitSettings
         from trimtab.energy.model import EnergyModel
         from trimtab.energy.adapter import load_adapter, save_adapter
         from trimtab.energy.manifest import Manifest

@@ -34,7 +34,7 @@ DEFAULTS_IN = {
     "AugmentSettings": "crosstune/augmentation.py",
     "BeamSettings": "drawing.py",
     "DrawSettings": "adapt/sampling.py",
-    "FitSettings": "energy/fit.py",
+    "FitSettings": "energy/fitting.py",
 }
 
 

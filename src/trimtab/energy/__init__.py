@@ -7,7 +7,8 @@ Import the public names from here; torch is loaded when the first name that need
     encoding, backbone      (question, text) -> token ids; where a backbone's weights are
     causal                  what causal language models lack as backbones
     model                   EnergyModel: g(question, text)
-    groups, checkpoint, fit training
+    fitting                 no torch: what a fit is asked for and what it says
+    groups, checkpoint, held_out, fit   training
     ranks, apart, processes training in several processes
     memory                  what activations take, and what is free for them
     adapter                 an EnergyModel and its Manifest <-> a folder
@@ -32,9 +33,9 @@ if TYPE_CHECKING:  # fit and calibrate are modules here, so their functions go b
     from trimtab.energy.calibrate import expected_calibration_error as expected_calibration_error
     from trimtab.energy.engine_bench import choose_engine as choose_engine
     from trimtab.energy.fit import Fit as Fit
-    from trimtab.energy.fit import FitReport as FitReport
-    from trimtab.energy.fit import FitSettings as FitSettings
-    from trimtab.energy.fit import Progress as Progress
+    from trimtab.energy.fitting import FitReport as FitReport
+    from trimtab.energy.fitting import FitSettings as FitSettings
+    from trimtab.energy.fitting import Progress as Progress
     from trimtab.energy.manifest import Manifest as Manifest
     from trimtab.energy.manifest import read_manifest as read_manifest
     from trimtab.energy.manifest import verify_adapter as verify_adapter
@@ -61,10 +62,10 @@ _PLACES = {
     "quickest_threads": ("model", "quickest_threads"),
     "use_threads": ("model", "use_threads"),
     "can_bf16": ("model", "can_bf16"),
-    "FitSettings": ("fit", "FitSettings"),
+    "FitSettings": ("fitting", "FitSettings"),
     "Fit": ("fit", "Fit"),
-    "FitReport": ("fit", "FitReport"),
-    "Progress": ("fit", "Progress"),
+    "FitReport": ("fitting", "FitReport"),
+    "Progress": ("fitting", "Progress"),
     "fit_energy": ("fit", "fit"),
     "fit_in_processes": ("processes", "fit_in_processes"),
     "in_processes": ("processes", "in_processes"),

@@ -15,7 +15,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from trimtab.energy.adapter import load_adapter, save_adapter
-from trimtab.energy.fit import Evaluation, FitReport, FitSettings, Progress, check_fit, fit
+from trimtab.energy.fit import check_fit, fit
+from trimtab.energy.fitting import Evaluation, FitReport, FitSettings, Progress
 from trimtab.energy.manifest import Manifest
 from trimtab.energy.model import EnergyModel, use_threads
 from trimtab.energy.ranks import joined

@@ -15,9 +15,9 @@ import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
 from jaxtyping import Float
@@ -25,11 +25,13 @@ from torch import Tensor, nn
 
 from trimtab.energy.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from trimtab.energy.encoding import Pair, by_length
+from trimtab.energy.fitting import Evaluation, FitReport, FitSettings, Progress
 from trimtab.energy.groups import Batch, Sizes, epoch_batches
+from trimtab.energy.held_out import held_out_evaluation
 from trimtab.energy.memory import must_recompute, padded_lengths
 from trimtab.energy.mlm import masked_loss
 from trimtab.energy.model import EnergyModel, bf16_autocast, can_bf16
-from trimtab.energy.nce import LOSSES, prefix_value, ranking_nce
+from trimtab.energy.nce import LOSSES, prefix_value
 from trimtab.energy.parameters import (
     give_freed_memory_back,
     optimizer,
@@ -41,82 +43,9 @@ from trimtab.energy.ranks import ALONE, Ranks, of_first, part, sum_gradients
 from trimtab.errors import RunError
 from trimtab.types import Contrast, PrefixTarget
 
-LossName = Literal["ranking_nce", "pooled", "bce", "bradley_terry", "mlm"]
-StopOn = Literal["pairwise", "best_of_n", "ranking_loss"]
-
 TRAINING_TOKENS = 2048  # padded tokens of one forward pass: short answers are not padded to the longest
 TRAINING_STEP = 16  # lengths are multiples of it: what one pass frees then fits another
 CLIP = 1.0  # gradient norm; usual for fine-tuning encoders
-
-
-@dataclass(frozen=True, slots=True)
-class FitSettings:
-    """How to fit. Values without a source are ours, chosen on parts of training sets."""
-
-    loss: LossName = "ranking_nce"
-    alpha: float = 0.01  # of E[g^2] in ranking_nce; the paper does not state its own
-    lr: float = 5e-5  # the paper's 5e-6 is for 6,000 steps
-    epochs: int = 3
-    batch_groups: int = 1  # questions in one pass: what is held in memory at once
-    accumulation: int = 4  # passes in one update
-    warmup: float = 0.1  # share of all updates over which the rate rises; then it falls to 0 in a line
-    weight_decay: float = 0.01  # paper, section 4.1; not on biases and norms
-    max_positives: int = 4  # of a question in one epoch, drawn anew each epoch
-    max_negatives: int = 8
-    max_prefixes: int = 4
-    prefix_weight: float = 1.0  # of the prefixes' loss beside the contrasts'
-    frozen_layers: int = 0  # lower encoder layers left as they are, the embeddings with them
-    bf16: bool | Literal["auto"] = "auto"  # auto: where the hardware has it
-    recompute: bool | Literal["auto"] = "auto"  # activations: slower by a third; auto: when memory is short
-    stop_on: StopOn = "pairwise"  # what held-out questions must improve
-    evaluations_per_epoch: int = 1
-    patience: int = 2  # evaluations without improvement before stopping
-    seed: int = 0
-    checkpoint_every_s: float = 60.0  # 0: after each update
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """Where a fit stands after an update."""
-
-    step: int
-    steps: int
-    epoch: float
-    loss: float  # mean since the last evaluation
-    eta_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class Evaluation:
-    """Held-out questions after `step` updates."""
-
-    step: int
-    training_loss: float | None  # mean since the evaluation before; None before the first update
-    ranking_loss: float  # ranking NCE without its penalty, mean over questions
-    pairwise: (
-        float  # share of (positive, negative) pairs in the right order, mean over questions; a tie is half
-    )
-    best_of_n: (
-        float  # share of questions whose best-scored answer is a positive; a tie with a negative is half
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class FitReport:
-    """What a fit did. With held-out questions the weights of `best_step` were kept."""
-
-    steps: int  # updates made
-    planned_steps: int
-    best_step: int
-    training_loss: float  # mean over the updates since the last evaluation but one
-    history: tuple[Evaluation, ...]
-    seconds: float
-    resumed_from: int  # updates found in the checkpoint; 0 = from the start
-
-    @property
-    def best(self) -> Evaluation | None:
-        """The held-out evaluation of the weights kept, if there were held-out questions."""
-        return next((e for e in self.history if e.step == self.best_step), None)
 
 
 class Fit(Protocol):
@@ -180,45 +109,6 @@ def fit(
         )
         training.run(progress)
     return training.report()
-
-
-def held_out_evaluation(
-    energy: EnergyModel, contrasts: Sequence[Contrast], *, bf16: bool | None = None, ranks: Ranks = ALONE
-) -> Evaluation:
-    """How the model ranks these questions' answers. Raises ValueError without a question."""
-    if not contrasts:
-        raise ValueError("an evaluation needs at least one held-out question")
-    rows = torch.zeros(len(contrasts), 3, dtype=torch.float64)
-    places = part(range(len(contrasts)), ranks)
-    for place, found in zip(places, _all_ranked(energy, part(contrasts, ranks), bf16), strict=True):
-        rows[place] = torch.tensor(found, dtype=torch.float64)
-    ranks.sum_(rows)
-    ranking_loss, pairwise, best = rows.mean(dim=0).tolist()
-    return Evaluation(0, None, ranking_loss, pairwise, best)
-
-
-def _all_ranked(
-    energy: EnergyModel, contrasts: Sequence[Contrast], bf16: bool | None
-) -> list[tuple[float, float, float]]:
-    pairs = [(c.question, text) for c in contrasts for text in (*c.positives, *c.negatives)]
-    scores = iter(energy.score_pairs(pairs, bf16=bf16))
-    return [
-        _ranked(
-            torch.tensor([next(scores) for _ in c.positives]),
-            torch.tensor([next(scores) for _ in c.negatives]),
-        )
-        for c in contrasts
-    ]
-
-
-def _ranked(positive: Tensor, negative: Tensor) -> tuple[float, float, float]:
-    order = torch.sign(positive[:, None] - negative[None, :])
-    best = torch.sign(positive.max() - negative.max())
-    return (
-        float(ranking_nce(positive, negative)),
-        float((order.mean() + 1) / 2),
-        float((best + 1) / 2),
-    )
 
 
 class _Training:

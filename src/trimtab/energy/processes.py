@@ -22,7 +22,8 @@ from signal import Signals
 import torch
 
 from trimtab.energy.apart import read_fit, write_fit
-from trimtab.energy.fit import Fit, FitReport, FitSettings, Progress
+from trimtab.energy.fit import Fit
+from trimtab.energy.fitting import FitReport, FitSettings, Progress
 from trimtab.energy.model import EnergyModel
 from trimtab.errors import ConfigError, MissingExtraError, RunError
 from trimtab.types import Contrast, PrefixTarget

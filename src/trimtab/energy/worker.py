@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from trimtab.energy.fit import Progress
+    from trimtab.energy.fitting import Progress
 
 
 def main() -> None:
