@@ -187,7 +187,7 @@ def test_of_a_thousand_questions_each_is_answered_or_failed_and_each_paid_answer
     endpoint.told(faults=MIX, latency="exponential", latency_s=0.05, every_time=attempts == 1, seed=7)
     with closing(Store.open(tmp_path / "store.db")) as store:
         given = asyncio.run(
-            all_asked(endpoint, store, attempts=attempts, timeout_s=2.0, patience_s=60 if attempts > 1 else 1)
+            all_asked(endpoint, store, attempts=attempts, timeout_s=4.0, patience_s=60 if attempts > 1 else 1)
         )
         kept = {draw.key: draw.text for draw in store.kept_draws()}
         usage = store.usage_of("run")
