@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from colours import recorded
 from ranked import together
 from trimtab.cli import adapting
 from trimtab.cli.settings import Settings
@@ -169,21 +170,6 @@ def test_an_error_of_ours_comes_before_a_signal_and_that_before_what_followed_fr
 
 
 # --------------------------------------------------------------------------- the command
-
-
-def recorded(path: Path, count: int) -> Path:
-    def row(at: int) -> dict[str, object]:
-        texts = f"The blue way . The answer is {at + 1}.", f"The red way . The answer is {at + 40}."
-        samples = [{"text": text} for text in texts]
-        return {
-            "id": f"q{at}",
-            "question": f"What is {at} plus 1?",
-            "answer": str(at + 1),
-            "samples": samples,
-        }
-
-    path.write_text("".join(json.dumps(row(at)) + "\n" for at in range(count)), "utf-8")
-    return path
 
 
 def settings_in(folder: Path, backbone: Path, rows: Path, workers: int) -> Settings:

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from clusters import started
+from colours import recorded
 from trimtab.cli import adapting
 from trimtab.cli.scaling import on_cluster as joined
 from trimtab.cli.settings import Settings
@@ -31,21 +32,6 @@ pytestmark = pytest.mark.slow
 def address() -> Iterator[str]:
     with started() as cluster:
         yield cluster.address
-
-
-def recorded(path: Path, count: int) -> Path:
-    def row(at: int) -> dict[str, object]:
-        texts = f"The blue way . The answer is {at + 1}.", f"The red way . The answer is {at + 40}."
-        samples = [{"text": text} for text in texts]
-        return {
-            "id": f"q{at}",
-            "question": f"What is {at} plus 1?",
-            "answer": str(at + 1),
-            "samples": samples,
-        }
-
-    path.write_text("".join(json.dumps(row(at)) + "\n" for at in range(count)), "utf-8")
-    return path
 
 
 def workers() -> list[int]:
