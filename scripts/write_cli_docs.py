@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -139,7 +140,7 @@ def _row(option: Any, *, has_file: bool) -> str:
 
 def _values(name: str) -> str:
     """What a setting may be, read off its schema."""
-    schema = Settings.model_json_schema()["properties"][name]
+    schema = _schema()[name]
     kinds = [each for each in schema.get("anyOf", [schema]) if each.get("type") != "null"]
     kind = kinds[0]
     if "enum" in kind:
@@ -147,6 +148,12 @@ def _values(name: str) -> str:
     words = {"integer": "whole number", "number": "number", "boolean": "true or false", "string": "text"}
     word = "path" if kind.get("format") == "path" else words[kind["type"]]
     return " ".join([word, *_bounds(kind)])
+
+
+@cache
+def _schema() -> dict[str, Any]:
+    """Every setting's schema; working it out takes 10 ms, and the page asks several hundred times."""
+    return dict(Settings.model_json_schema()["properties"])
 
 
 def _bounds(kind: Mapping[str, Any]) -> Iterator[str]:

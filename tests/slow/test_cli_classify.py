@@ -97,3 +97,13 @@ def test_a_classifier_with_a_flipped_byte_is_refused(fitted):
     weights.write_bytes(whole)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("command", ["evaluate --data", "predict --out found.jsonl --input"])
+def test_a_folder_that_is_no_classifier_is_refused(tmp_path, monkeypatch, command):
+    monkeypatch.chdir(tmp_path)
+    written(Path("rows.jsonl"), TEST)
+    done = trimtab("classify", *command.split(), "rows.jsonl", "--model", ".")
+    assert done.returncode == 2
+    assert "not a classifier's folder" in done.stderr
+    assert not Path("found.jsonl").exists()

@@ -42,17 +42,6 @@ def test_bad_input_to_fit_is_named_and_leaves_nothing_behind(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["labels.json", "train.jsonl"]
 
 
-@pytest.mark.parametrize("command", ["predict -i rows.jsonl -o found.jsonl", "evaluate --data rows.jsonl"])
-def test_a_folder_that_is_no_classifier_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    Path("rows.jsonl").write_text(json.dumps(GOOD[0]) + "\n")
-    assert _run(monkeypatch, f"{command} --model .") == 2
-    assert "not a classifier's folder" in capsys.readouterr().err
-    assert not Path("found.jsonl").exists()
-
-
 def _run(monkeypatch: pytest.MonkeyPatch, line: str) -> int | str | None:
     monkeypatch.setattr("sys.argv", ["trimtab", "classify", *line.split()])
     with pytest.raises(SystemExit) as stop:

@@ -274,7 +274,7 @@ def test_a_calls_deadline_ends_it_with_all_its_attempts_and_leaves_nothing_runni
 
 def test_a_deadline_between_two_attempts_charges_only_what_was_sent(serve):
     budget = Budget(Limits())
-    llm = box(serve(failed(429, headers={"retry-after": "30"})), call_deadline_s=0.1, budget=budget)
+    llm = box(serve(failed(429, headers={"retry-after": "30"})), call_deadline_s=0.4, budget=budget)
     with pytest.raises(EndpointError, match="after 1 attempts") as caught:
         asyncio.run(llm.complete(PROMPT, ASKED))
     assert [call.outcome for call in caught.value.calls] == [Outcome.UNPAID]

@@ -24,6 +24,8 @@ from trimtab.evaluate import compare
 from trimtab.stopping import DecisionRule
 from trimtab.types import Candidate, Pool, Question, Usage, Verdict
 
+pytestmark = pytest.mark.slow
+
 FIGURES = {"held_out/chosen": 0.75, "fit/loss": -1.5, "größe": 3.0}
 
 

@@ -9,6 +9,8 @@ import pytest
 
 import trimtab
 
+pytestmark = pytest.mark.slow
+
 HEAVY = {
     "torch",
     "transformers",
@@ -32,6 +34,18 @@ def loaded_by(code: str) -> set[str]:
 
 def test_importing_trimtab_loads_nothing_heavy():
     assert not loaded_by("import trimtab") & HEAVY
+
+
+@pytest.mark.parametrize(
+    ("rooms", "unloaded"),
+    [
+        ("trimtab.llm, trimtab.judge", {"openai", "torch"}),
+        ("trimtab.evaluate", {"matplotlib", "scipy", "torch"}),
+        ("trimtab.cli.answering, trimtab.cli.evaluating", {"ray"}),
+    ],
+)
+def test_a_room_does_not_load_what_only_some_of_its_work_needs(rooms, unloaded):
+    assert not loaded_by(f"import {rooms}") & unloaded
 
 
 def test_help_loads_nothing_heavy():

@@ -12,6 +12,8 @@ from trimtab.llm.embedded.decoding import MAX_ROWS, Decoder, Drawn, Engine, Requ
 from trimtab.llm.embedded.model import BLOCK, Cache, Config, Floats, Model, Weights
 from trimtab.llm.embedded.vocabulary import Vocabulary
 
+pytestmark = pytest.mark.slow
+
 LETTERS = "abcdefghijklmnop"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from types import SimpleNamespace
 
+import pytest
 import torch
 
 from trimtab.energy.encoding import Pair
@@ -16,6 +17,8 @@ from trimtab.energy.memory import (
     must_recompute,
     padded_lengths,
 )
+
+pytestmark = pytest.mark.slow
 
 MINILM = SimpleNamespace(hidden_size=384, num_attention_heads=12)
 

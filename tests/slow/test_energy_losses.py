@@ -20,6 +20,8 @@ from trimtab.energy.nce import (
     ranking_nce_batch,
 )
 
+pytestmark = pytest.mark.slow
+
 finite = st.floats(-8, 8, allow_nan=False, width=32)
 side = st.lists(finite, min_size=1, max_size=4)
 groups = st.lists(st.tuples(side, side), min_size=1, max_size=4)

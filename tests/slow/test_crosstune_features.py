@@ -21,6 +21,8 @@ from trimtab.crosstune import (
 from trimtab.crosstune.readings import reading_bytes, reading_from, reading_key
 from trimtab.errors import ConfigError, EndpointError, InputError, RefusedError
 
+pytestmark = pytest.mark.slow
+
 KEY = "secret-key-123"
 
 

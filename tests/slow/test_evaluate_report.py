@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -20,6 +18,8 @@ from trimtab.evaluate.report import report_json, report_markdown
 from trimtab.evaluate.words import accuracy_rows, headline, verdicts
 from trimtab.stopping import DecisionRule
 from trimtab.types import Candidate, Pool, Question, Verdict
+
+pytestmark = pytest.mark.slow
 
 HOSTILE = "<script>alert('x')</script> & \"quoted\" $headline ```\n| pipe"
 
@@ -214,9 +214,3 @@ def test_the_rows_name_every_method_once() -> None:
         "score-weighted vote",
         "any draw right",
     ]
-
-
-def test_importing_the_room_loads_neither_matplotlib_nor_torch() -> None:
-    code = "import sys, trimtab.evaluate; print({'matplotlib', 'scipy', 'torch'} & set(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "set()"

@@ -10,6 +10,8 @@ from ranked import together
 from trimtab.energy.checkpoint import Checkpoint
 from trimtab.energy.ranks import ALONE, Ranks, of_first, part, sum_gradients
 
+pytestmark = pytest.mark.slow
+
 SIZES = (2, 3)
 
 

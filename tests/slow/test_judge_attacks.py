@@ -15,6 +15,8 @@ from trimtab.judge.showing import LEFT_OUT, labels, nonce, says_something, shown
 from trimtab.llm import ScriptedLLM
 from trimtab.types import Candidate, Message, Prompt, Question
 
+pytestmark = pytest.mark.slow
+
 QUESTION = "Mira has 3 boxes of 4 pens. How many pens has she?"
 RIGHT = "Each of the 3 boxes holds 4 pens.\nThat makes 3 * 4 = 12 pens.\nThe answer is 12."
 WRONG = ("She has 3 + 4 = 7 pens.\nThe answer is 7.", "There are 4 * 4 = 16 pens.\nThe answer is 16.")

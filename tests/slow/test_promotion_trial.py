@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import pytest
+
 from trimtab.cli.learning import _hint
 from trimtab.evaluate.trial import Contender, Trial, trial
 from trimtab.stopping import DecisionRule
 from trimtab.types import Candidate, Pool, Question, Verdict
+
+pytestmark = pytest.mark.slow
 
 RULE = DecisionRule("argmax")
 

@@ -19,6 +19,8 @@ from trimtab.stopping import DecisionRule
 from trimtab.tasks import by_name
 from trimtab.types import Candidate, Pool, Question, Usage, Verdict
 
+pytestmark = pytest.mark.slow
+
 RULE = DecisionRule("majority")
 
 

@@ -18,6 +18,8 @@ from trimtab.stopping import DecisionRule
 from trimtab.store import Store
 from trimtab.types import AnswerStatus, Message, Outcome, Prompt, Question, Sampling, Usage
 
+pytestmark = pytest.mark.slow
+
 PROMPT = Prompt((Message("user", "How many?"),))
 ONE = Sampling(n=1, max_tokens=10)
 DOWN = AttemptError(EndpointError("down", retryable=True, status=503), may_be_billed=False)

@@ -23,6 +23,8 @@ from trimtab.crosstune.switch import (
 from trimtab.crosstune.training import FINAL, HeldOut, Trained
 from trimtab.errors import InputError
 
+pytestmark = pytest.mark.slow
+
 CLASSES = 3
 NAMES = ["a", "b", "c"]
 
