@@ -17,7 +17,7 @@ import pytest
 from clusters import started
 from colours import recorded
 from trimtab.cli import adapting
-from trimtab.cli.scaling import on_cluster as joined
+from trimtab.cli.scaling import on_cluster
 from trimtab.cli.settings import Settings
 from trimtab.errors import ClusterError
 from trimtab.scale.bounds import Bounds
@@ -76,11 +76,11 @@ def test_workers_of_a_cluster_one_of_them_killed_make_the_adapter_of_one_process
 
 
 def test_workers_for_whom_there_is_no_room_are_refused(address):
-    from trimtab.scale.training import on_cluster
+    from trimtab.scale.training import cluster_fit
 
     with (
-        joined(Settings(engine="ray", ray_address=address)),
+        on_cluster(Settings(engine="ray", ray_address=address)),
         pytest.raises(ClusterError, match=r"64 workers.* needs 65 CPU") as refused,
     ):
-        on_cluster(64, Bounds())
+        cluster_fit(64, Bounds())
     assert refused.value.exit_code == 2

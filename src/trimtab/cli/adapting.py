@@ -308,9 +308,9 @@ def fitting(settings: Settings, energy: EnergyModel) -> Fit:
         return fit_energy
     if settings.engine == "local":
         return in_processes(energy, settings.training_workers)
-    from trimtab.scale.training import on_cluster
+    from trimtab.scale.training import cluster_fit
 
-    return on_cluster(settings.training_workers, bounds_of(settings))
+    return cluster_fit(settings.training_workers, bounds_of(settings))
 
 
 def _rounds(settings: Settings, job: Job, run: Running) -> list[Round]:

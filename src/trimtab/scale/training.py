@@ -31,7 +31,7 @@ ATTEMPTS = 4
 HEARD_S = 1.0  # how often the trainer looks whether the fit is over
 
 
-def on_cluster(workers: int, bounds: Bounds) -> Fit:
+def cluster_fit(workers: int, bounds: Bounds) -> Fit:
     """`fit_on_cluster` by so many workers that need so much each.
 
     Raises:
