@@ -238,6 +238,15 @@ def test_without_dev_a_fifth_is_held_out_and_the_embedded_backbone_needs_no_netw
     assert read_manifest(tmp_path / "adapter").backbone == "offline"
 
 
+def test_of_too_few_rows_to_hold_any_out_it_says_that_nothing_is_known(tmp_path, tiny_backbone):
+    rows = write(tmp_path / "rows.jsonl", recorded_rows(range(2)))
+    places = ("--out", tmp_path / "adapter", "--work-dir", tmp_path / "work")
+    done = trimtab("adapt", "--recorded", rows, "--backbone", tiny_backbone, *SMALL, *places)
+    assert done.returncode == 0, done.stderr
+    assert "neither calibrated nor measured. Give --dev" in done.stdout + done.stderr
+    assert "nan" not in done.stdout + done.stderr
+
+
 def test_settings_may_come_from_a_file_with_flags_on_either_side(tmp_path, data):
     file = tmp_path / "trimtab.toml"
     file.write_text(f'recorded = "{data / "test.jsonl"}"\nseed = 3\n')

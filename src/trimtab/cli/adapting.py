@@ -372,12 +372,17 @@ def _tell(
             }
         )
         return
-    methods = ("single", "majority", "best_of_n", "chosen", "oracle")
-    rows = [
-        [str(r.index), *(f"{r.held_out.accuracy.get(m, float('nan')):.3f}" for m in methods)] for r in rounds
-    ]
-    columns = ["round", "single", "majority", "best of n", manifest.rule.replace("_", " "), "oracle"]
-    table("Held-out accuracy (chosen on; evaluate on other questions for honest figures)", columns, rows)
+    _show_held_out(manifest, rounds)
     say(f"adapter: {settings.out}   task: {manifest.task}   calls paid in all: {usage.calls}")
     unseen = f"--questions FILE --model {settings.model}" if build.live(settings) else "--recorded FILE"
     say(f"next: trimtab evaluate --adapter {settings.out} {unseen}")
+
+
+def _show_held_out(manifest: Manifest, rounds: Sequence[Round]) -> None:
+    if not all(each.held_out.questions for each in rounds):
+        say("None of so few rows was held out: the adapter is neither calibrated nor measured. Give --dev.")
+        return
+    methods = ("single", "majority", "best_of_n", "chosen", "oracle")
+    rows = [[str(each.index), *(f"{each.held_out.accuracy[m]:.3f}" for m in methods)] for each in rounds]
+    columns = ["round", "single", "majority", "best of n", manifest.rule.replace("_", " "), "oracle"]
+    table("Held-out accuracy (chosen on; evaluate on other questions for honest figures)", columns, rows)
