@@ -14,7 +14,7 @@ demo: $(READY)
 test: unit slow stores
 
 unit: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -p no:schemathesis -p no:jaxtyping -m "not slow and not gpu" tests/unit
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -p no:schemathesis -m "not slow and not gpu" tests/unit
 
 slow: $(READY) system
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile -m "slow" tests/slow

@@ -99,7 +99,7 @@ def test_a_classifier_with_a_flipped_byte_is_refused(fitted):
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("command", ["evaluate --data", "predict --out found.jsonl --input"])
+@pytest.mark.parametrize("command", ["evaluate --data", "predict -o found.jsonl -i"])
 def test_a_folder_that_is_no_classifier_is_refused(tmp_path, monkeypatch, command):
     monkeypatch.chdir(tmp_path)
     written(Path("rows.jsonl"), TEST)

@@ -66,25 +66,24 @@ async def test_no_other_attempt_is_made_after_the_deadline():
     assert len(raised.value.calls) == transport.begun < 50
 
 
-async def test_a_call_that_still_waits_for_its_turn_at_the_deadline_is_not_made():
-    transport = Slow()
-    box = ChatLLM("m", transport=transport, limiter=Limiter(most=1))
-    first = asyncio.ensure_future(box.complete(PROMPT, ONE))
-    await asyncio.sleep(0)
-    with patience(0.05), pytest.raises(EndpointError, match="after 0 attempts"):
-        await box.complete(PROMPT, ONE)
-    await first
-    assert transport.begun == 1
-
-
-async def test_a_call_that_still_waits_for_money_at_the_deadline_is_not_made_and_holds_none():
-    transport, budget = Slow(), Budget(Limits(calls=1))
-    box = ChatLLM("m", transport=transport, budget=budget)
+async def second_that_must_wait(box: ChatLLM) -> None:
+    """A call while another is on its way, with a deadline before that one's end."""
     first = asyncio.ensure_future(box.complete(PROMPT, ONE))
     await asyncio.sleep(0.01)
     with patience(0.05), pytest.raises(EndpointError, match="after 0 attempts"):
         await box.complete(PROMPT, ONE)
     await first
+
+
+async def test_a_call_that_still_waits_for_its_turn_at_the_deadline_is_not_made():
+    transport = Slow()
+    await second_that_must_wait(ChatLLM("m", transport=transport, limiter=Limiter(most=1)))
+    assert transport.begun == 1
+
+
+async def test_a_call_that_still_waits_for_money_at_the_deadline_is_not_made_and_holds_none():
+    transport, budget = Slow(), Budget(Limits(calls=1))
+    await second_that_must_wait(ChatLLM("m", transport=transport, budget=budget))
     assert transport.begun == 1
     assert budget.reserved == Usage()
 

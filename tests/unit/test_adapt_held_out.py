@@ -105,7 +105,7 @@ def test_the_calibration_is_platts_over_every_judged_candidate():
 
 def test_the_calibration_finds_what_the_data_was_made_by():
     # Gaussians at +1 and -1 of unit variance, equally frequent: log odds of right are 2 * score.
-    calibration = evaluate_held_out(measured(200), "argmax", False).calibration
+    calibration = evaluate_held_out(measured(400), "auto", True).calibration
     for score in (-1.0, 0.0, 0.5, 1.0):
         truth = 1 / (1 + math.exp(-2 * score))
         assert calibration.apply([score])[0] == pytest.approx(truth, abs=0.03)
