@@ -196,3 +196,8 @@ def test_every_page_that_a_page_names_is_there(page):
     named = re.findall(r"\b(?:docs|src/trimtab)/[\w/-]+\.(?:md|py)\b", page.read_text("utf-8"))
     missing = [each for each in named if not (ROOT / each).is_file() and each != "docs/lab.md"]
     assert not missing
+
+
+def test_no_two_test_files_share_a_name_so_that_both_rings_run_in_one_call():
+    names = [path.name for path in (ROOT / "tests").glob("*/test_*.py")]
+    assert sorted(set(names)) == sorted(names)
