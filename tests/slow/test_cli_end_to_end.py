@@ -382,9 +382,10 @@ def test_an_endpoint_that_cannot_be_reached_ends_with_1_and_leaves_nothing(
     tmp_path, adapted, data, tiny_backbone, command
 ):
     url = f"http://127.0.0.1:{closed_port()}/v1"
-    done = trimtab(*live(command, adapted[0], data, tiny_backbone, tmp_path), "--base-url", url)
-    one_paragraph(done, 1, url)
+    asked = [*live(command, adapted[0], data, tiny_backbone, tmp_path), "--base-url", url]
+    one_paragraph(trimtab(*asked), 1, url)
     assert [path.name for path in tmp_path.iterdir()] == ["work"]
+    one_paragraph(trimtab(*asked), 1, url, "goes on; calls it has paid: 0")  # not called finished
 
 
 @pytest.mark.parametrize("command", ["adapt", "evaluate", "answer"])

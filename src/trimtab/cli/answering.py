@@ -73,8 +73,6 @@ def _run(settings: Settings, as_json: bool) -> int:
     else:
         build.limit_threads(settings)
         answers, code = _answers(settings, questions, task)
-    if code == 0:
-        _refuse_outage(answers)
     spared = sum(answer.spared for answer in answers)
     counts = Counter(str(answer.status) for answer in answers)
     summary = {"asked": len(answers), **{str(status): counts[str(status)] for status in AnswerStatus}}
@@ -90,20 +88,21 @@ def _run(settings: Settings, as_json: bool) -> int:
     return code
 
 
-def _refuse_outage(answers: Sequence[Answer]) -> None:
-    """Raises EndpointError when nothing was answered: there is nothing worth a file then."""
-    if all(answer.status is AnswerStatus.FAILED for answer in answers):
+def _refuse_outage(answers: Sequence[Answer], code: int) -> None:
+    """Raises EndpointError when nothing was answered: no file is worth writing, the run is not over."""
+    if code == 0 and all(answer.status is AnswerStatus.FAILED for answer in answers):
         raise EndpointError(f"all {len(answers)} questions failed; the last one: {answers[-1].error}")
 
 
 def _answers(settings: Settings, questions: Sequence[Question], task: Task) -> tuple[list[Answer], int]:
     """An answer a question, in their order, and the exit code: 4 where a limit cut them short."""
     assert settings.adapter is not None
-    scorer, manifest = build.scorer_of(settings)
     with running(settings, "answer", data_hash(questions), questions=len(questions)) as run:
+        llm = run.client.model()  # before the weights are read: a model that is refused is refused at once
+        scorer, manifest = build.scorer_of(settings)
         one = partial(
             answer_question,
-            llm=run.client.model(),
+            llm=llm,
             task=task,
             rule=rule_of(settings, manifest),
             how=how_of(settings),
@@ -116,9 +115,11 @@ def _answers(settings: Settings, questions: Sequence[Question], task: Task) -> t
             sampling = build.sampling_of(settings)
             asyncio.run(_prepaid(prepay, [draw_request(each, task, sampling) for each in questions]))
         found = asyncio.run(_gathered(questions, one, scorer, settings.concurrency, run.bar))
+        answers = [found[question.id] for question in questions]
+        _refuse_outage(answers, run.exit_code)
     if (tokens := build.tokens_scored(scorer)) is not None:
         say("tokens scored: {:,} run of {:,} asked for".format(*tokens))
-    return [found[question.id] for question in questions], run.exit_code
+    return answers, run.exit_code
 
 
 def _answers_there(
@@ -149,7 +150,9 @@ def _answers_there(
             run.bar("answer", done, total)
 
         asyncio.run(answered(run.client.samplers, shards, questions, answering, report))
-    return [answer_of(row) for row in shards.lines()], run.exit_code
+        answers = [answer_of(row) for row in shards.lines()]
+        _refuse_outage(answers, run.exit_code)
+    return answers, run.exit_code
 
 
 def how_of(settings: Settings) -> Sampling | Waves | BeamSettings:

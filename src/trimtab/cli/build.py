@@ -147,7 +147,8 @@ def take_up(store: Store, run_id: str, kind: str, config: dict[str, object]) -> 
     known = store.run(run_id)
     if known is not None:
         paid = store.usage_of(run_id).calls
-        state = "is finished: nothing is done again (--force starts over)" if known.is_finished else "goes on"
+        finished = "is finished: what succeeded is not done again (--force starts over)"
+        state = finished if known.is_finished else "goes on"
         say(f"run {run_id} {state}; calls it has paid: {paid}")
     store.start_run(run_id, kind, config)
 
