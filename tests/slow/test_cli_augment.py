@@ -21,20 +21,13 @@ from loopback import Body, Reply, Server, said
 from trimtab.llm.embedded import running
 from trimtab.store import Store
 from trimtab.types import Purpose, Usage
+from weather import DESCRIPTIONS, TRAIN
 
 pytestmark = pytest.mark.slow
 
 TRIMTAB = Path(sys.executable).with_name("trimtab")
 PRICES = ["--usd-per-million-in", "100", "--usd-per-million-out", "1000"]
 SPENT = 4  # exit code
-LABELS = {
-    "weather": ["The sky, rain, wind and sun.", "A forecast of storms or of sunshine."],
-    "food": ["Meals, cooking and taste.", "A recipe, a dish or a restaurant."],
-}
-SHOTS = {
-    "weather": ["rain all day long", "a cold wind from the north", "sunny until evening", "snow is coming"],
-    "food": ["the soup was salty", "bake it for an hour", "a plate of fried rice", "she cooked dinner"],
-}
 WORDS = {
     "weather": [
         "thunder",
@@ -82,8 +75,8 @@ def trimtab(*args: object) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    (tmp_path / "labels.json").write_text(json.dumps(LABELS), "utf-8")
-    rows = [{"text": text, "label": label} for label, texts in SHOTS.items() for text in texts]
+    (tmp_path / "labels.json").write_text(json.dumps(DESCRIPTIONS), "utf-8")
+    rows = [{"text": text, "label": label} for label, texts in TRAIN.items() for text in texts]
     (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
     return tmp_path
 
@@ -163,7 +156,7 @@ def test_a_limit_keeps_what_there_is_and_a_higher_one_goes_on(folder, serve, fla
     assert done.returncode == SPENT, done.stderr
     assert "goes on with a higher limit" in done.stderr
     assert 0 < len(rows_of(folder)) < 2 * PER_LABEL
-    assert {row["label"] for row in rows_of(folder)} == set(LABELS)
+    assert {row["label"] for row in rows_of(folder)} == set(DESCRIPTIONS)
     calls = len(server.bodies)
 
     assert trimtab(*augmenting(folder, server.url)).returncode == 0

@@ -15,18 +15,11 @@ import pytest
 
 from loopback import Body, Reply, Server, failed, said
 from trimtab.cli.app import main
+from weather import DESCRIPTIONS, TRAIN
 
 pytestmark = pytest.mark.slow
 
 PRICES = ("--usd-per-million-in", 100, "--usd-per-million-out", 1000)
-DESCRIPTIONS = {
-    "weather": ["The sky, rain, wind and sun.", "A forecast of storms or of sunshine."],
-    "food": ["Meals, cooking and taste.", "A recipe, a dish or a restaurant."],
-}
-TRAIN = {
-    "weather": ["rain all day long", "a cold wind from the north", "sunny until evening", "snow is coming"],
-    "food": ["the soup was salty", "bake it for an hour", "a plate of fried rice", "she cooked dinner"],
-}
 TEST = {
     "weather": ["clouds and thunder tonight", "a warm and dry morning", "hail on the roof"],
     "food": ["too much pepper in the stew", "fresh bread with butter", "grilled fish"],

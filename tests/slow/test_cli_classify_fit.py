@@ -10,16 +10,10 @@ from typing import Any
 
 import pytest
 
+from weather import DESCRIPTIONS, TRAIN
+
 pytestmark = pytest.mark.slow
 
-DESCRIPTIONS = {
-    "weather": ["The sky, rain, wind and sun.", "A forecast of storms or of sunshine."],
-    "food": ["Meals, cooking and taste.", "A recipe, a dish or a restaurant."],
-}
-TRAIN = {
-    "weather": ["rain all day long", "a cold wind from the north", "sunny until evening", "snow is coming"],
-    "food": ["the soup was salty", "bake it for an hour", "a plate of fried rice", "she cooked dinner"],
-}
 TEST = {
     "weather": ["clouds and thunder tonight", "a warm and dry morning"],
     "food": ["too much pepper in the stew", "fresh bread with butter"],

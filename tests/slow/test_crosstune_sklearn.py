@@ -21,18 +21,12 @@ from sklearn.preprocessing import FunctionTransformer  # noqa: E402
 
 from trimtab.crosstune import CrossTuneClassifier, FolderFeatures, LocalEncoder, LogisticProbe  # noqa: E402
 from trimtab.crosstune.training import stratified_folds  # noqa: E402
+from weather import DESCRIPTIONS, TRAIN  # noqa: E402
 
 pytestmark = pytest.mark.slow
 
-DESCRIPTIONS = {
-    "weather": ["The sky, rain, wind and sun.", "A forecast of storms or of sunshine."],
-    "food": ["Meals, cooking and taste.", "A recipe, a dish or a restaurant."],
-}
-X = [
-    *("rain all day long", "a cold wind from the north", "sunny until evening", "snow is coming"),
-    *("the soup was salty", "bake it for an hour", "a plate of fried rice", "she cooked dinner"),
-]
-Y = ["weather"] * 4 + ["food"] * 4
+X = [text for texts in TRAIN.values() for text in texts]
+Y = [label for label, texts in TRAIN.items() for _ in texts]
 ASKED = ["clouds and thunder tonight", "too much pepper in the stew"]
 SHOUTED = [text.upper() for text in X]
 
